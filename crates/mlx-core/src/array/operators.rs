@@ -1,0 +1,162 @@
+//! `+ - * / %` and unary `-` on arrays.
+//!
+//! Each yields a `Result<Array>` and takes one on either side of an array, so that one `?` closes
+//! an expression: `(&a * 2.0 + &b)?`. (Rust's coherence rules forbid operators between two foreign
+//! types, so `Result * 2.0` needs a `?` first.) Scalars take the array's dtype where it is floating point or
+//! the scalar is an integer, as Python's do: `int32_array * 2.0` is float32, `f16_array * 2.0` is
+//! float16. Scalars are `f32` or `i32`, so that literals need no suffix.
+
+use std::ops::{Add, Div, Mul, Neg, Rem, Sub};
+
+use crate::ops::arithmetic;
+use crate::{Array, Dtype, Element, Result};
+
+/// A right or left operand.
+trait Operand {
+    fn operand(self, other: Option<Dtype>) -> Result<Array>;
+    fn dtype(&self) -> Option<Dtype> {
+        None
+    }
+}
+
+impl Operand for &Array {
+    fn operand(self, _: Option<Dtype>) -> Result<Array> {
+        Ok(self.clone())
+    }
+    fn dtype(&self) -> Option<Dtype> {
+        Some(Array::dtype(self))
+    }
+}
+
+impl Operand for Array {
+    fn operand(self, _: Option<Dtype>) -> Result<Array> {
+        Ok(self)
+    }
+    fn dtype(&self) -> Option<Dtype> {
+        Some(Array::dtype(self))
+    }
+}
+
+impl Operand for Result<Array> {
+    fn operand(self, _: Option<Dtype>) -> Result<Array> {
+        self
+    }
+    fn dtype(&self) -> Option<Dtype> {
+        self.as_ref().ok().map(Array::dtype)
+    }
+}
+
+/// A scalar beside an array of dtype `other`.
+fn weak_scalar<T: Element + Into<f64>>(value: T, other: Option<Dtype>) -> Result<Array> {
+    let integral = T::DTYPE.is_integer();
+    match other {
+        Some(dtype) if dtype.is_floating() || dtype == Dtype::Complex64 => {
+            scalar_of(value.into(), dtype)
+        }
+        Some(dtype) if integral && dtype.is_integer() => scalar_of(value.into(), dtype),
+        _ if integral => scalar_of(value.into(), Dtype::Int32),
+        _ => scalar_of(value.into(), Dtype::Float32),
+    }
+}
+
+fn scalar_of(value: f64, dtype: Dtype) -> Result<Array> {
+    fn make<T: Element>(value: f64) -> Result<Array> {
+        Array::scalar(T::from_f64(value))
+    }
+    match dtype {
+        Dtype::Bool => make::<bool>(value),
+        Dtype::Uint8 => make::<u8>(value),
+        Dtype::Uint16 => make::<u16>(value),
+        Dtype::Uint32 => make::<u32>(value),
+        Dtype::Uint64 => make::<u64>(value),
+        Dtype::Int8 => make::<i8>(value),
+        Dtype::Int16 => make::<i16>(value),
+        Dtype::Int32 => make::<i32>(value),
+        Dtype::Int64 => make::<i64>(value),
+        Dtype::Float16 => make::<half::f16>(value),
+        Dtype::Bfloat16 => make::<half::bf16>(value),
+        Dtype::Float32 => make::<f32>(value),
+        Dtype::Float64 => make::<f64>(value),
+        Dtype::Complex64 => make::<crate::Complex32>(value),
+    }
+}
+
+impl Array {
+    /// A scalar of this dtype, whatever the Rust type of the number.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) if there is none left.
+    pub fn scalar_dtype(value: f64, dtype: Dtype) -> Result<Array> {
+        scalar_of(value, dtype)
+    }
+}
+
+fn both(
+    lhs: impl Operand,
+    rhs: impl Operand,
+    op: fn(&Array, &Array) -> Result<Array>,
+) -> Result<Array> {
+    let (left, right) = (lhs.dtype(), rhs.dtype());
+    op(&lhs.operand(right)?, &rhs.operand(left)?)
+}
+
+macro_rules! scalars {
+    ($($type:ty)*) => {$(
+        impl Operand for $type {
+            fn operand(self, other: Option<Dtype>) -> Result<Array> {
+                weak_scalar(self, other)
+            }
+        }
+    )*};
+}
+scalars! { f32 i32 }
+
+macro_rules! operator {
+    (@one $trait:ident $method:ident $op:ident; $lhs:ty, $rhs:ty) => {
+        impl $trait<$rhs> for $lhs {
+            type Output = Result<Array>;
+            #[inline]
+            fn $method(self, rhs: $rhs) -> Result<Array> {
+                both(self, rhs, arithmetic::$op)
+            }
+        }
+    };
+    ($trait:ident $method:ident $op:ident) => {
+        operator!(@one $trait $method $op; &Array, &Array);
+        operator!(@one $trait $method $op; &Array, Array);
+        operator!(@one $trait $method $op; Array, &Array);
+        operator!(@one $trait $method $op; Array, Array);
+        operator!(@one $trait $method $op; &Array, Result<Array>);
+        operator!(@one $trait $method $op; Array, Result<Array>);
+        operator!(@one $trait $method $op; Result<Array>, &Array);
+        operator!(@one $trait $method $op; Result<Array>, Array);
+        operator!(@one $trait $method $op; &Array, f32);
+        operator!(@one $trait $method $op; &Array, i32);
+        operator!(@one $trait $method $op; Array, f32);
+        operator!(@one $trait $method $op; Array, i32);
+        operator!(@one $trait $method $op; f32, &Array);
+        operator!(@one $trait $method $op; i32, &Array);
+        operator!(@one $trait $method $op; f32, Array);
+        operator!(@one $trait $method $op; i32, Array);
+    };
+}
+
+operator! { Add add add }
+operator! { Sub sub subtract }
+operator! { Mul mul multiply }
+operator! { Div div divide }
+operator! { Rem rem remainder }
+
+impl Neg for &Array {
+    type Output = Result<Array>;
+    fn neg(self) -> Result<Array> {
+        arithmetic::negative(self)
+    }
+}
+
+impl Neg for Array {
+    type Output = Result<Array>;
+    fn neg(self) -> Result<Array> {
+        arithmetic::negative(&self)
+    }
+}

@@ -1,0 +1,578 @@
+//! The boundary to MLX: every `unsafe` of this crate, and the funnels that turn the shim's status
+//! codes into [`Result`]s.
+//!
+//! Facts that hold for every call and are not repeated there:
+//! - an [`Array`] always holds a live handle, so its pointer may be read for the length of a call;
+//! - the shim is `noexcept`, writes results only on success and the error slot only on failure;
+//! - calls not marked lock-free in `shim.h` are made under [`lock::lock`].
+//!
+//! Public only for `mlx-transforms`, the other half of the boundary; not part of the API.
+
+pub mod lock;
+pub(crate) mod mmap;
+#[path = "ffi/ops.gen.rs"]
+pub(crate) mod ops;
+pub(crate) mod runtime;
+
+use std::ffi::{CStr, c_int, c_void};
+use std::mem::MaybeUninit;
+
+use crate::{Array, Dtype, Element, Error, Result};
+
+/// Where an operation runs.
+#[derive(Clone, Copy)]
+pub(crate) enum Stream {
+    /// On the calling thread's stream.
+    Current,
+    /// On the CPU: MLX has no GPU kernel for it.
+    Cpu,
+}
+
+impl Stream {
+    #[inline]
+    fn raw(self) -> mlx_sys::stream {
+        match self {
+            Stream::Current => runtime::current_stream(),
+            Stream::Cpu => runtime::cpu_stream(),
+        }
+        .raw()
+    }
+}
+
+#[inline]
+pub(crate) fn error_slot() -> mlx_sys::error {
+    mlx_sys::error { kind: 0, text: std::ptr::null_mut(), payload: std::ptr::null_mut() }
+}
+
+/// Calls an op with one result.
+#[inline]
+pub(crate) fn one(
+    op: &'static str,
+    operands: &[&Array],
+    place: Stream,
+    call: impl FnOnce(*mut mlx_sys::array, mlx_sys::stream, *mut mlx_sys::error) -> c_int,
+) -> Result<Array> {
+    let stream = place.raw();
+    let mut out = MaybeUninit::<mlx_sys::array>::uninit();
+    let mut error = error_slot();
+    let _guard = runtime::enter();
+    if call(out.as_mut_ptr(), stream, &raw mut error) == 0 {
+        // SAFETY: on success the shim has stored an owned handle.
+        Ok(unsafe { Array::from_raw(out.assume_init()) })
+    } else {
+        Err(describe(error, op, operands))
+    }
+}
+
+/// Calls an op with two results.
+pub(crate) fn pair(
+    op: &'static str,
+    operands: &[&Array],
+    place: Stream,
+    call: impl FnOnce(*mut mlx_sys::array, mlx_sys::stream, *mut mlx_sys::error) -> c_int,
+) -> Result<(Array, Array)> {
+    let stream = place.raw();
+    let mut out = [MaybeUninit::<mlx_sys::array>::uninit(), MaybeUninit::uninit()];
+    let mut error = error_slot();
+    let _guard = runtime::enter();
+    if call(out.as_mut_ptr().cast(), stream, &raw mut error) == 0 {
+        let [first, second] = out;
+        // SAFETY: on success the shim has stored an owned handle in each place.
+        Ok(unsafe { (Array::from_raw(first.assume_init()), Array::from_raw(second.assume_init())) })
+    } else {
+        Err(describe(error, op, operands))
+    }
+}
+
+/// Calls an op with a list of results.
+pub(crate) fn many(
+    op: &'static str,
+    operands: &[&Array],
+    place: Stream,
+    call: impl FnOnce(*mut mlx_sys::array_list, mlx_sys::stream, *mut mlx_sys::error) -> c_int,
+) -> Result<Vec<Array>> {
+    let stream = place.raw();
+    let mut out = ArrayList::new();
+    let mut error = error_slot();
+    let _guard = runtime::enter();
+    if call(out.as_mut_ptr(), stream, &raw mut error) == 0 {
+        Ok(out.into_vec())
+    } else {
+        Err(describe(error, op, operands))
+    }
+}
+
+/// Calls a function without a result. Takes the lock only if the caller already did not.
+pub(crate) fn status_call<F>(call: F) -> Result<()>
+where
+    F: StatusCall,
+{
+    let _guard = lock::lock();
+    let mut error = error_slot();
+    if call.call(&raw mut error) == 0 { Ok(()) } else { Err(describe(error, "", &[])) }
+}
+
+/// A closure, or a binding of that shape.
+pub(crate) trait StatusCall {
+    fn call(self, error: *mut mlx_sys::error) -> c_int;
+}
+
+impl<F: FnOnce(*mut mlx_sys::error) -> c_int> StatusCall for F {
+    fn call(self, error: *mut mlx_sys::error) -> c_int {
+        self(error)
+    }
+}
+
+/// Reads one of the allocator's numbers.
+pub(crate) fn read_size(
+    binding: unsafe extern "C" fn(*mut usize, *mut mlx_sys::error) -> c_int,
+) -> Result<usize> {
+    let _guard = runtime::enter();
+    let mut size = 0;
+    // SAFETY: the binding writes one number.
+    status_call(|error| unsafe { binding(&raw mut size, error) })?;
+    Ok(size)
+}
+
+/// Sets one of the allocator's limits and returns the former one.
+pub(crate) fn set_limit(
+    binding: unsafe extern "C" fn(*mut usize, usize, *mut mlx_sys::error) -> c_int,
+    limit: usize,
+) -> Result<usize> {
+    let _guard = runtime::enter();
+    let mut previous = 0;
+    // SAFETY: the binding writes one number.
+    status_call(|error| unsafe { binding(&raw mut previous, limit, error) })?;
+    Ok(previous)
+}
+
+/// Calls a binding that takes nothing but the error slot.
+pub(crate) fn plain_call(binding: unsafe extern "C" fn(*mut mlx_sys::error) -> c_int) -> Result<()> {
+    let _guard = runtime::enter();
+    // SAFETY: the binding takes nothing else.
+    status_call(|error| unsafe { binding(error) })
+}
+
+/// Turns a filled error slot into an [`Error`] and frees it.
+#[cold]
+pub fn describe(mut error: mlx_sys::error, op: &'static str, operands: &[&Array]) -> Error {
+    use mlx_sys::error_kind as kind;
+    let code = u32::try_from(error.kind).unwrap_or(kind::MLXS_ERROR_OTHER);
+    if code == kind::MLXS_ERROR_CLOSURE && !error.payload.is_null() {
+        // SAFETY: the only payloads are those of `into_failure`, handed over exactly once.
+        return unsafe { *Box::from_raw(error.payload.cast::<Error>()) };
+    }
+    let message = if error.text.is_null() {
+        "no explanation".to_owned()
+    } else {
+        // SAFETY: the shim's texts are NUL-terminated.
+        unsafe { CStr::from_ptr(error.text) }.to_string_lossy().into_owned()
+    };
+    // SAFETY: the slot was filled by the shim and is cleared once.
+    unsafe { mlx_sys::error_clear(&raw mut error) };
+    match code {
+        kind::MLXS_ERROR_OUT_OF_MEMORY => Error::OutOfMemory(message),
+        _ if op.is_empty() => Error::Backend(message),
+        _ => {
+            let list: Vec<String> = operands
+                .iter()
+                .map(|array| format!("{}{:?}", array.dtype(), array.shape()))
+                .collect();
+            Error::Op { op, operands: list.join(", "), message: strip_prefix(&message).to_owned() }
+        }
+    }
+}
+
+/// MLX begins most messages with its own name of the op, which `Error::Op` gives already.
+fn strip_prefix(message: &str) -> &str {
+    match message.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((_, rest)) => rest.trim_start(),
+        None => message,
+    }
+}
+
+/// A failure of a user's closure as the box that travels through MLX to [`describe`].
+pub fn into_failure(error: Error) -> *mut c_void {
+    Box::into_raw(Box::new(error)).cast()
+}
+
+/// Frees a box of [`into_failure`] that MLX swallowed.
+///
+/// # Safety
+/// `failure` must come from [`into_failure`] and must not be used again.
+pub unsafe extern "C" fn drop_failure(failure: *mut c_void) {
+    // SAFETY: the caller's promise.
+    drop(unsafe { Box::from_raw(failure.cast::<Error>()) });
+}
+
+/// Takes the lock on a thread that MLX knows, for the bindings of `mlx-transforms`.
+pub fn enter() -> lock::Guard {
+    runtime::enter()
+}
+
+/// The storage of a list of results.
+#[derive(Debug)]
+pub struct ArrayList(mlx_sys::array_list);
+
+impl ArrayList {
+    /// An empty list, for the shim to fill.
+    #[must_use]
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        ArrayList(mlx_sys::array_list { data: std::ptr::null_mut(), len: 0 })
+    }
+
+    /// Where the shim writes.
+    pub fn as_mut_ptr(&mut self) -> *mut mlx_sys::array_list {
+        &raw mut self.0
+    }
+
+    /// Moves the arrays out.
+    #[must_use]
+    pub fn into_vec(mut self) -> Vec<Array> {
+        let mut out = Vec::with_capacity(self.0.len);
+        for i in 0..self.0.len {
+            // SAFETY: `data` points at `len` owned handles; each is moved out once, because `len`
+            // is set to zero before the storage is freed.
+            out.push(unsafe { Array::from_raw(self.0.data.add(i).read()) });
+        }
+        self.0.len = 0;
+        out
+    }
+}
+
+impl Drop for ArrayList {
+    fn drop(&mut self) {
+        for i in 0..self.0.len {
+            // SAFETY: as in `into_vec`; these were not moved out.
+            drop(unsafe { Array::from_raw(self.0.data.add(i).read()) });
+        }
+        // SAFETY: the storage came from the shim, or is null, which it accepts.
+        unsafe { mlx_sys::array_list_free(&raw mut self.0) };
+    }
+}
+
+#[inline]
+pub(crate) fn raw_opt(array: Option<&Array>) -> *const mlx_sys::array {
+    array.map_or(std::ptr::null(), Array::as_raw)
+}
+
+#[inline]
+pub(crate) fn opt_axes(axes: Option<&[i32]>) -> (*const i32, usize) {
+    axes.map_or((std::ptr::null(), 0), |axes| (axes.as_ptr(), axes.len()))
+}
+
+#[inline]
+pub(crate) fn opt_int(value: Option<i32>) -> mlx_sys::opt_int {
+    mlx_sys::opt_int { some: value.is_some(), value: value.unwrap_or(0) }
+}
+
+#[inline]
+pub(crate) fn opt_f32(value: Option<f32>) -> mlx_sys::opt_f32 {
+    mlx_sys::opt_f32 { some: value.is_some(), value: value.unwrap_or(0.0) }
+}
+
+#[inline]
+pub(crate) fn opt_bool(value: Option<bool>) -> mlx_sys::opt_bool {
+    mlx_sys::opt_bool { some: value.is_some(), value: value.unwrap_or(false) }
+}
+
+#[inline]
+pub(crate) fn opt_dtype(dtype: Option<Dtype>) -> i32 {
+    dtype.map_or(-1, Dtype::code)
+}
+
+pub(crate) fn version() -> &'static str {
+    // SAFETY: the shim returns a static, NUL-terminated text.
+    unsafe { CStr::from_ptr(mlx_sys::version()) }.to_str().unwrap_or("unknown")
+}
+
+pub(crate) fn eval(arrays: &[&Array]) -> Result<()> {
+    if arrays.is_empty() {
+        return Ok(());
+    }
+    let _guard = runtime::enter();
+    let mut error = error_slot();
+    // SAFETY: `&Array` is a pointer to a handle.
+    let status = unsafe { mlx_sys::eval(arrays.as_ptr().cast(), arrays.len(), &raw mut error) };
+    if status == 0 { Ok(()) } else { Err(describe(error, "eval", &[])) }
+}
+
+pub(crate) fn async_eval(arrays: &[&Array]) -> Result<()> {
+    if arrays.is_empty() {
+        return Ok(());
+    }
+    let _guard = runtime::enter();
+    let mut error = error_slot();
+    // SAFETY: `&Array` is a pointer to a handle.
+    let status =
+        unsafe { mlx_sys::async_eval(arrays.as_ptr().cast(), arrays.len(), &raw mut error) };
+    if status == 0 { Ok(()) } else { Err(describe(error, "async_eval", &[])) }
+}
+
+pub(crate) fn seed(seed: u64) -> Result<()> {
+    let _guard = runtime::enter();
+    // SAFETY: a plain value and a valid slot.
+    status_call(|error| unsafe { mlx_sys::random_seed(seed, error) })
+}
+
+/// Copies `bytes` into a new array. The caller has checked that they fill `dims`.
+pub(crate) fn array_from_bytes(bytes: &[u8], dims: &[i32], dtype: Dtype) -> Result<Array> {
+    one("from_bytes", &[], Stream::Current, |out, _, error| {
+        // SAFETY: pointers with their true lengths.
+        unsafe {
+            mlx_sys::array_from_data(
+                out,
+                bytes.as_ptr().cast(),
+                bytes.len(),
+                dims.as_ptr(),
+                dims.len(),
+                dtype.code(),
+                error,
+            )
+        }
+    })
+}
+
+/// A slice of elements as its bytes.
+pub(crate) fn bytes_of<T: Element>(data: &[T]) -> &[u8] {
+    // SAFETY: elements are plain values without padding.
+    unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), std::mem::size_of_val(data)) }
+}
+
+pub(crate) fn array_from_scalar<T: Element>(value: T) -> Result<Array> {
+    one("scalar", &[], Stream::Current, |out, _, error| {
+        // SAFETY: the shim reads one element of this dtype.
+        unsafe {
+            mlx_sys::array_from_scalar(out, (&raw const value).cast(), T::DTYPE.code(), error)
+        }
+    })
+}
+
+/// Takes a vector over without copying it. The caller has checked that it fills `dims`.
+pub(crate) fn array_from_vec<T: Element>(data: Vec<T>, dims: &[i32]) -> Result<Array> {
+    unsafe extern "C" fn release<T>(payload: *mut c_void) {
+        // SAFETY: the payload is the box below, released once. May run on a thread of MLX's:
+        // elements have no destructor, so only memory is freed.
+        drop(unsafe { Box::from_raw(payload.cast::<Vec<T>>()) });
+    }
+    if data.is_empty() {
+        return array_from_bytes(&[], dims, T::DTYPE);
+    }
+    let mut owner = Box::new(data);
+    let pointer = owner.as_mut_ptr();
+    let payload = Box::into_raw(owner);
+    one("from_vec", &[], Stream::Current, |out, _, error| {
+        // SAFETY: the vector's memory lives until `release`, which the shim calls exactly once.
+        unsafe {
+            mlx_sys::array_from_owned_data(
+                out,
+                pointer.cast(),
+                dims.as_ptr(),
+                dims.len(),
+                T::DTYPE.code(),
+                payload.cast(),
+                Some(release::<T>),
+                error,
+            )
+        }
+    })
+}
+
+/// The memory of an evaluated array.
+pub(crate) struct Memory<'a> {
+    data: *const u8,
+    strides: Vec<i64>,
+    pub(crate) row_contiguous: bool,
+    array: &'a Array,
+}
+
+/// Evaluates the array and looks at its memory. The memory stays as it is while the array is
+/// borrowed: MLX writes only into buffers that nothing else refers to.
+pub(crate) fn memory(array: &Array) -> Result<Memory<'_>> {
+    let _guard = runtime::enter();
+    let mut data = std::ptr::null();
+    let mut data_size = 0;
+    let mut strides = vec![0i64; array.ndim()];
+    let mut row_contiguous = false;
+    let mut error = error_slot();
+    // SAFETY: every out-parameter is valid; `strides` has room for each dimension.
+    let status = unsafe {
+        mlx_sys::array_read(
+            array.as_raw(),
+            &raw mut data,
+            &raw mut data_size,
+            strides.as_mut_ptr(),
+            &raw mut row_contiguous,
+            &raw mut error,
+        )
+    };
+    if status != 0 {
+        return Err(describe(error, "eval", &[]));
+    }
+    Ok(Memory { data: data.cast(), strides, row_contiguous, array })
+}
+
+impl<'a> Memory<'a> {
+    /// The elements, if they lie in row-major order without gaps.
+    pub(crate) fn as_slice<T: Element>(&self) -> Option<&'a [T]> {
+        if !self.row_contiguous || !T::ANY_BYTES_VALID {
+            return None;
+        }
+        if self.array.size() == 0 {
+            return Some(&[]);
+        }
+        // SAFETY: the caller has compared the dtype; a row-contiguous array has `size` elements
+        // from `data` on, aligned by MLX's allocator or by the vector they came from.
+        Some(unsafe { std::slice::from_raw_parts(self.data.cast::<T>(), self.array.size()) })
+    }
+
+    /// The bytes, if the elements lie in row-major order without gaps.
+    pub(crate) fn as_bytes(&self) -> Option<&'a [u8]> {
+        if !self.row_contiguous {
+            return None;
+        }
+        if self.array.size() == 0 {
+            return Some(&[]);
+        }
+        // SAFETY: as in `as_slice`; bytes have no validity of their own.
+        Some(unsafe { std::slice::from_raw_parts(self.data, self.array.nbytes()) })
+    }
+
+    /// The elements in row-major order, whatever the strides.
+    pub(crate) fn to_vec<T: Element>(&self) -> Vec<T> {
+        if let Some(slice) = self.as_slice::<T>() {
+            return slice.to_vec();
+        }
+        let shape = self.array.shape();
+        let size = self.array.size();
+        let mut out = Vec::with_capacity(size);
+        if size == 0 {
+            return out;
+        }
+        let mut index = vec![0i32; shape.len()];
+        let mut offset: i64 = 0;
+        loop {
+            out.push(self.element(offset));
+            // Advances the index like an odometer, last axis first.
+            let mut axis = shape.len();
+            loop {
+                if axis == 0 {
+                    return out;
+                }
+                axis -= 1;
+                index[axis] += 1;
+                offset += self.strides[axis];
+                if index[axis] < shape[axis] {
+                    break;
+                }
+                offset -= self.strides[axis] * i64::from(shape[axis]);
+                index[axis] = 0;
+            }
+        }
+    }
+
+    fn element<T: Element>(&self, offset: i64) -> T {
+        #[allow(clippy::cast_possible_truncation, reason = "offsets address memory that exists")]
+        let place = self.data.cast::<T>().wrapping_offset(offset as isize);
+        if T::ANY_BYTES_VALID {
+            // SAFETY: `offset` is that of an element of the array, and the dtype was compared.
+            unsafe { place.read() }
+        } else {
+            // SAFETY: as above, read as the byte that it is.
+            T::from_f64(f64::from(unsafe { place.cast::<u8>().read() }))
+        }
+    }
+}
+
+impl Array {
+    /// # Safety
+    /// `raw` must be an owned handle that nothing else will drop.
+    #[doc(hidden)]
+    #[inline]
+    pub unsafe fn from_raw(raw: mlx_sys::array) -> Self {
+        Array { raw }
+    }
+
+    #[doc(hidden)]
+    #[inline]
+    pub fn as_raw(&self) -> *const mlx_sys::array {
+        &raw const self.raw
+    }
+
+    /// Views adjacent handles that MLX owns as arrays.
+    ///
+    /// # Safety
+    /// `data` must point at `len` live handles for as long as the slice is used.
+    #[doc(hidden)]
+    pub unsafe fn slice_from_raw<'a>(data: *const mlx_sys::array, len: usize) -> &'a [Array] {
+        if len == 0 {
+            return &[];
+        }
+        // SAFETY: the caller's promise; `Array` is a transparent handle.
+        unsafe { std::slice::from_raw_parts(data.cast(), len) }
+    }
+
+    #[inline]
+    pub(crate) fn raw_shape(&self) -> &[i32] {
+        // SAFETY: lock-free reads of a description that never changes and lives with the handle.
+        unsafe {
+            let len = mlx_sys::array_ndim(self.as_raw());
+            if len == 0 {
+                return &[];
+            }
+            std::slice::from_raw_parts(mlx_sys::array_shape(self.as_raw()), len)
+        }
+    }
+
+    #[inline]
+    pub(crate) fn raw_size(&self) -> usize {
+        // SAFETY: as in `raw_shape`.
+        unsafe { mlx_sys::array_size(self.as_raw()) }
+    }
+
+    #[inline]
+    pub(crate) fn raw_dtype(&self) -> i32 {
+        // SAFETY: as in `raw_shape`.
+        unsafe { mlx_sys::array_dtype(self.as_raw()) }
+    }
+
+    pub(crate) fn raw_id(&self) -> usize {
+        // SAFETY: as in `raw_shape`.
+        unsafe { mlx_sys::array_id(self.as_raw()) }
+    }
+
+    pub(crate) fn raw_status(&self) -> i32 {
+        let _guard = lock::lock();
+        // SAFETY: a plain read under the lock.
+        unsafe { mlx_sys::array_status(self.as_raw()) }
+    }
+}
+
+impl Clone for Array {
+    #[inline]
+    fn clone(&self) -> Self {
+        let mut out = MaybeUninit::uninit();
+        // SAFETY: lock-free; stores an owned handle.
+        unsafe {
+            mlx_sys::array_clone(out.as_mut_ptr(), self.as_raw());
+            Array::from_raw(out.assume_init())
+        }
+    }
+}
+
+impl Drop for Array {
+    #[inline]
+    fn drop(&mut self) {
+        let _guard = lock::lock();
+        // SAFETY: the handle is live and dropped once.
+        unsafe { mlx_sys::array_drop(&raw mut self.raw) };
+    }
+}
+
+// SAFETY: a handle is an atomically counted pointer; everything behind it that can change is
+// touched only under the lock of `lock`, and what cannot change is read without.
+unsafe impl Send for Array {}
+// SAFETY: as above; no method hands out unlocked access to what can change. Memory that is read
+// through `memory` is never written again while a handle lives.
+unsafe impl Sync for Array {}

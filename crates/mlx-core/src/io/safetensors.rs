@@ -1,0 +1,12 @@
+//! Safetensors, the usual format of published weights: lazy and eager reading, sharded files, writing.
+//!
+//! The 8-bit floats of the format (`F8_E4M3`, `F8_E5M2`, `F8_E8M0`, …) are read
+//! as `Uint8`, because MLX has no dtype for them; see
+//! [`from_fp8`](crate::ops::quantized::from_fp8).
+
+mod file;
+mod header;
+mod save;
+
+pub use file::{SafetensorsFile, load_safetensors};
+pub use save::save_safetensors;

@@ -1,0 +1,195 @@
+//! Fused operations: one kernel on a GPU, a short graph on the CPU.
+
+use super::checked;
+use crate::ffi::ops as ffi;
+use crate::{Array, Error, Result};
+
+/// Root-mean-square normalisation over the last axis: `x / sqrt(mean(x²) + eps) * weight`.
+///
+/// `[.., D]` with a weight of `[D]`. Keeps the dtype; sums in float32.
+///
+/// # Errors
+/// [`Error::Op`] if the weight does not fit or the dtype is not floating point.
+pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {
+    ffi::fast_rms_norm(x, weight, eps)
+}
+
+/// Layer normalisation over the last axis: `(x - mean) / sqrt(var + eps) * weight + bias`.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn layer_norm(
+    x: &Array,
+    weight: Option<&Array>,
+    bias: Option<&Array>,
+    eps: f32,
+) -> Result<Array> {
+    ffi::fast_layer_norm(x, weight, bias, eps)
+}
+
+/// Cross entropy of class ids: logits `[.., C]` and targets `[..]` give losses `[..]`.
+///
+/// # Errors
+/// [`Error::OutOfBounds`] for a class outside `0..C`; [`Error::Op`] if the shapes do not fit.
+pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
+    let classes = logits.dim(-1)?;
+    let targets = checked::indices("cross_entropy", targets, logits.ndim() - 1, classes)?;
+    // Negative ids would count from the end elsewhere; here they would leave the row.
+    let targets = ffi::maximum(&targets, &Array::scalar_dtype(0.0, targets.dtype())?)?;
+    ffi::fast_cross_entropy(logits, &targets)
+}
+
+/// How positions rotate.
+#[must_use]
+#[derive(Clone, Debug)]
+pub struct RopeOptions<'a> {
+    traditional: bool,
+    base: Option<f32>,
+    scale: f32,
+    freqs: Option<&'a Array>,
+}
+
+impl Default for RopeOptions<'_> {
+    fn default() -> Self {
+        RopeOptions { traditional: false, base: Some(10_000.0), scale: 1.0, freqs: None }
+    }
+}
+
+impl<'a> RopeOptions<'a> {
+    /// Whether consecutive elements form a pair, rather than elements half the width apart.
+    pub fn traditional(mut self, traditional: bool) -> Self {
+        self.traditional = traditional;
+        self
+    }
+
+    /// The base of the frequencies (default 10 000).
+    pub fn base(mut self, base: f32) -> Self {
+        self.base = Some(base);
+        self.freqs = None;
+        self
+    }
+
+    /// What positions are multiplied by (default 1).
+    pub fn scale(mut self, scale: f32) -> Self {
+        self.scale = scale;
+        self
+    }
+
+    /// The periods of the pairs, `[dims / 2]`, instead of a base.
+    pub fn freqs(mut self, freqs: &'a Array) -> Self {
+        self.freqs = Some(freqs);
+        self.base = None;
+        self
+    }
+}
+
+/// Rotary position encoding of the first `dims` features of `[.., L, D]`, positions counted from
+/// `offset`.
+///
+/// "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021. Keeps the dtype.
+///
+/// # Errors
+/// [`Error::Shape`] if `dims` is odd or exceeds `D`; [`Error::Op`] if the dtype is not floating
+/// point.
+pub fn rope(x: &Array, dims: i32, offset: i32, options: RopeOptions<'_>) -> Result<Array> {
+    check_dims(x, dims)?;
+    ffi::fast_rope(x, dims, options.traditional, options.base, options.scale, offset, options.freqs)
+}
+
+/// [`rope`] with the offset as an array: a scalar, or `[B]` with one for each sequence.
+///
+/// # Errors
+/// As [`rope`].
+pub fn rope_with_offsets(
+    x: &Array,
+    dims: i32,
+    offsets: &Array,
+    options: RopeOptions<'_>,
+) -> Result<Array> {
+    check_dims(x, dims)?;
+    ffi::fast_rope_offsets(
+        x,
+        dims,
+        options.traditional,
+        options.base,
+        options.scale,
+        offsets,
+        options.freqs,
+    )
+}
+
+fn check_dims(x: &Array, dims: i32) -> Result<()> {
+    let width = x.dim(-1)?;
+    if dims <= 0 || dims % 2 != 0 || dims > width {
+        return Err(Error::shape(
+            "rope",
+            format!("dims must be even and within 2..={width}, found {dims}"),
+        ));
+    }
+    Ok(())
+}
+
+/// Which keys a query may see.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub enum AttentionMask<'a> {
+    /// All.
+    #[default]
+    None,
+    /// Those not after it, the last query aligned with the last key.
+    Causal,
+    /// Bool (true is visible) or additive, broadcasting to `[B, H, L, S]`.
+    Array(&'a Array),
+}
+
+/// Scaled dot-product attention: queries `[B, H, L, D]`, keys `[B, KV, S, D]` and values
+/// `[B, KV, S, DV]` give `[B, H, L, DV]`.
+///
+/// `H` is a multiple of `KV`: groups of query heads share a key head. `sinks`, `[H]`, are logits
+/// that join each softmax without a value. Softmax is in float32; the result has the inputs'
+/// promoted dtype. "Attention Is All You Need", 2017.
+///
+/// # Errors
+/// [`Error::Shape`] if there are no key heads; [`Error::Op`] if the shapes do not fit.
+pub fn scaled_dot_product_attention(
+    queries: &Array,
+    keys: &Array,
+    values: &Array,
+    scale: f32,
+    mask: AttentionMask<'_>,
+    sinks: Option<&Array>,
+) -> Result<Array> {
+    let op = "scaled_dot_product_attention";
+    for (name, array) in [("queries", queries), ("keys", keys), ("values", values)] {
+        if array.ndim() != 4 || array.shape()[1] == 0 {
+            return Err(Error::shape(
+                op,
+                format!("{name} must be [B, H, L, D] with H > 0, found {:?}", array.shape()),
+            ));
+        }
+    }
+    let (mode, mask) = match mask {
+        AttentionMask::None => ("", None),
+        AttentionMask::Causal => ("causal", None),
+        AttentionMask::Array(mask) => ("", Some(mask)),
+    };
+    ffi::fast_scaled_dot_product_attention(queries, keys, values, scale, mode, mask, sinks)
+}
+
+/// One step of the gated delta rule: returns the outputs and the new state.
+///
+/// "Gated Delta Networks: Improving Mamba2 with Delta Rule", 2024.
+///
+/// # Errors
+/// [`Error::Op`] if the shapes do not fit.
+pub fn gated_delta_update(
+    queries: &Array,
+    keys: &Array,
+    values: &Array,
+    gates: &Array,
+    beta: &Array,
+    initial_state: Option<&Array>,
+    mask: Option<&Array>,
+) -> Result<Vec<Array>> {
+    ffi::fast_gated_delta_update(queries, keys, values, gates, beta, initial_state, mask)
+}

@@ -1,0 +1,414 @@
+//! Slices, gathers and scatters. All keep the dtype of `a`.
+//!
+//! Index arrays hold integers; negative ones count from the end. An index outside the array is an
+//! error where the index array is already computed. Where it is still lazy it is limited to the
+//! axis instead, so that no element of other memory is ever read or written.
+
+use super::checked;
+use crate::ffi::ops as ffi;
+use crate::shape::normalize_axis;
+use crate::{Array, Error, Result};
+
+/// `a[starts[0]..stops[0], starts[1]..stops[1], …]`, limits clipped to the axes as in Python.
+///
+/// # Errors
+/// [`Error::Op`] if there is not one start and stop for each axis.
+pub fn slice(a: &Array, starts: &[i32], stops: &[i32]) -> Result<Array> {
+    ffi::slice(a, starts, stops, &vec![1; a.ndim()])
+}
+
+/// [`slice`](slice()) with a step for each axis; negative steps run backwards.
+///
+/// # Errors
+/// As [`slice`](slice()), or [`Error::Shape`] if a step is zero.
+pub fn slice_strided(a: &Array, starts: &[i32], stops: &[i32], strides: &[i32]) -> Result<Array> {
+    refuse_zero("slice", strides)?;
+    ffi::slice(a, starts, stops, strides)
+}
+
+fn refuse_zero(op: &'static str, strides: &[i32]) -> Result<()> {
+    if strides.contains(&0) {
+        return Err(Error::shape(op, format!("strides {strides:?} contain a zero")));
+    }
+    Ok(())
+}
+
+/// `a` with the slice replaced by `update`, which broadcasts to it.
+///
+/// # Errors
+/// As [`slice`](slice()), or if `update` does not broadcast.
+pub fn slice_update(a: &Array, update: &Array, starts: &[i32], stops: &[i32]) -> Result<Array> {
+    ffi::slice_update(a, update, starts, stops, &vec![1; a.ndim()])
+}
+
+/// [`slice_update`] with a step for each axis.
+///
+/// # Errors
+/// As [`slice_update`], or [`Error::Shape`] if a step is zero.
+pub fn slice_update_strided(
+    a: &Array,
+    update: &Array,
+    starts: &[i32],
+    stops: &[i32],
+    strides: &[i32],
+) -> Result<Array> {
+    refuse_zero("slice_update", strides)?;
+    ffi::slice_update(a, update, starts, stops, strides)
+}
+
+/// `a` with `update` added to the slice.
+///
+/// # Errors
+/// As [`slice_update_strided`].
+pub fn slice_update_add(
+    a: &Array,
+    update: &Array,
+    starts: &[i32],
+    stops: &[i32],
+    strides: &[i32],
+) -> Result<Array> {
+    refuse_zero("slice_update_add", strides)?;
+    ffi::slice_update_add(a, update, starts, stops, strides)
+}
+
+/// `a` with the slice multiplied by `update`.
+///
+/// # Errors
+/// As [`slice_update_strided`].
+pub fn slice_update_prod(
+    a: &Array,
+    update: &Array,
+    starts: &[i32],
+    stops: &[i32],
+    strides: &[i32],
+) -> Result<Array> {
+    refuse_zero("slice_update_prod", strides)?;
+    ffi::slice_update_prod(a, update, starts, stops, strides)
+}
+
+/// `a` with the slice replaced by the larger of it and `update`.
+///
+/// # Errors
+/// As [`slice_update_strided`].
+pub fn slice_update_max(
+    a: &Array,
+    update: &Array,
+    starts: &[i32],
+    stops: &[i32],
+    strides: &[i32],
+) -> Result<Array> {
+    refuse_zero("slice_update_max", strides)?;
+    ffi::slice_update_max(a, update, starts, stops, strides)
+}
+
+/// `a` with the slice replaced by the smaller of it and `update`.
+///
+/// # Errors
+/// As [`slice_update_strided`].
+pub fn slice_update_min(
+    a: &Array,
+    update: &Array,
+    starts: &[i32],
+    stops: &[i32],
+    strides: &[i32],
+) -> Result<Array> {
+    refuse_zero("slice_update_min", strides)?;
+    ffi::slice_update_min(a, update, starts, stops, strides)
+}
+
+/// Elements along `axis` at `indices`: `[.., N, ..]` and `[I..]` give `[.., I.., ..]`.
+///
+/// ```
+/// # use mlx_core::{Array, ops::indexing::take};
+/// let x = Array::from_slice(&[10, 20, 30], &[3])?;
+/// let y = take(&x, &Array::from_slice(&[2, -3], &[2])?, 0)?;
+/// assert_eq!(y.to_vec::<i32>()?, [30, 10]);
+/// assert!(take(&x, &Array::from_slice(&[3], &[1])?, 0).is_err());
+/// # Ok::<(), mlx_core::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::OutOfBounds`] for an index outside the axis (see the module docs for lazy ones);
+/// [`Error::Shape`] if the axis is out of range or empty, or the indices are no integers.
+pub fn take(a: &Array, indices: &Array, axis: i32) -> Result<Array> {
+    let index = normalize_axis("take", axis, a.ndim())?;
+    let indices = checked::indices("take", indices, index, a.shape()[index])?;
+    ffi::take_axis(a, &indices, axis)
+}
+
+/// Elements of the flattened array at `indices`, in the shape of `indices`.
+///
+/// # Errors
+/// As [`take`].
+pub fn take_flat(a: &Array, indices: &Array) -> Result<Array> {
+    let len = i32::try_from(a.size())
+        .map_err(|_| Error::shape("take", "the flattened array is longer than an axis can be"))?;
+    let indices = checked::indices("take", indices, 0, len)?;
+    ffi::take(a, &indices)
+}
+
+/// For each position, the element of its line along `axis` that `indices` names there.
+///
+/// `indices` has the rank of `a`, and broadcasts to it except along `axis`.
+///
+/// # Errors
+/// As [`take`], or if the shapes do not broadcast.
+pub fn take_along_axis(a: &Array, indices: &Array, axis: i32) -> Result<Array> {
+    let index = normalize_axis("take_along_axis", axis, a.ndim())?;
+    let indices = checked::indices("take_along_axis", indices, index, a.shape()[index])?;
+    ffi::take_along_axis(a, &indices, axis)
+}
+
+/// The counterpart of [`take_along_axis`]: `a` with `values` written at `indices`.
+///
+/// # Errors
+/// As [`take_along_axis`].
+pub fn put_along_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -> Result<Array> {
+    let index = normalize_axis("put_along_axis", axis, a.ndim())?;
+    let indices = checked::indices("put_along_axis", indices, index, a.shape()[index])?;
+    ffi::put_along_axis(a, &indices, values, axis)
+}
+
+/// `a` with `values` added at `indices` along `axis`; repeated indices add up.
+///
+/// # Errors
+/// As [`take_along_axis`].
+pub fn scatter_add_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -> Result<Array> {
+    let index = normalize_axis("scatter_add_axis", axis, a.ndim())?;
+    let indices = checked::indices("scatter_add_axis", indices, index, a.shape()[index])?;
+    ffi::scatter_add_axis(a, &indices, values, axis)
+}
+
+/// Slices of the sizes `slice_sizes` (one for each axis of `a`) starting at the positions that
+/// `indices` name on `axes`; the other axes start at zero. The index arrays broadcast to one shape
+/// `I`; the result is `[I.., slice_sizes..]`.
+///
+/// # Errors
+/// As [`take`], or if the counts do not match.
+pub fn gather(a: &Array, indices: &[&Array], axes: &[i32], slice_sizes: &[i32]) -> Result<Array> {
+    if slice_sizes.len() != a.ndim() {
+        return Err(Error::shape(
+            "gather",
+            format!("{} slice sizes for {} axes", slice_sizes.len(), a.ndim()),
+        ));
+    }
+    let checked = positions("gather", a, indices, axes, slice_sizes)?;
+    ffi::gather(a, &checked.iter().collect::<Vec<_>>(), axes, slice_sizes)
+}
+
+/// Index arrays at which a slice of `slice_sizes` stays inside `a`.
+fn positions(
+    op: &'static str,
+    a: &Array,
+    indices: &[&Array],
+    axes: &[i32],
+    slice_sizes: &[i32],
+) -> Result<Vec<Array>> {
+    if indices.len() != axes.len() {
+        return Err(Error::shape(
+            op,
+            format!("{} index arrays for {} axes", indices.len(), axes.len()),
+        ));
+    }
+    for (axis, (&dim, &slice)) in a.shape().iter().zip(slice_sizes).enumerate() {
+        if slice < 0 || slice > dim {
+            return Err(Error::shape(
+                op,
+                format!("a slice of {slice} does not fit axis {axis} of size {dim}"),
+            ));
+        }
+    }
+    indices
+        .iter()
+        .zip(axes)
+        .map(|(array, &axis)| {
+            let axis = normalize_axis(op, axis, a.ndim())?;
+            let room = a.shape()[axis] - slice_sizes[axis] + 1;
+            let array = checked::indices(op, array, axis, a.shape()[axis])?;
+            if slice_sizes[axis] > 1 {
+                // A start counted from the end, or near it, would overrun: limit it to the room.
+                let last = Array::scalar(room - 1)?;
+                let length = Array::scalar(a.shape()[axis])?;
+                let negative = ffi::less(&array, &Array::scalar(0)?)?;
+                let from_front = ffi::r#where(&negative, &ffi::add(&array, &length)?, &array)?;
+                return ffi::minimum(&from_front, &last);
+            }
+            Ok(array)
+        })
+        .collect()
+}
+
+/// `a` with slices replaced by `updates`; of repeated positions any one wins.
+///
+/// `updates` has the shape `[I.., S..]`: the common shape of the index arrays, then the size of
+/// the slice on each axis of `a`.
+///
+/// # Errors
+/// As [`gather`].
+pub fn scatter(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
+    let checked = scatter_positions("scatter", a, indices, updates, axes)?;
+    ffi::scatter(a, &checked.iter().collect::<Vec<_>>(), updates, axes)
+}
+
+/// `a` with `updates` added to slices; repeated positions add up.
+///
+/// # Errors
+/// As [`gather`].
+pub fn scatter_add(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
+    let checked = scatter_positions("scatter_add", a, indices, updates, axes)?;
+    ffi::scatter_add(a, &checked.iter().collect::<Vec<_>>(), updates, axes)
+}
+
+/// `a` with slices multiplied by `updates`.
+///
+/// # Errors
+/// As [`gather`].
+pub fn scatter_prod(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
+    let checked = scatter_positions("scatter_prod", a, indices, updates, axes)?;
+    ffi::scatter_prod(a, &checked.iter().collect::<Vec<_>>(), updates, axes)
+}
+
+/// `a` with slices replaced by the larger of them and `updates`.
+///
+/// # Errors
+/// As [`gather`].
+pub fn scatter_max(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
+    let checked = scatter_positions("scatter_max", a, indices, updates, axes)?;
+    ffi::scatter_max(a, &checked.iter().collect::<Vec<_>>(), updates, axes)
+}
+
+/// `a` with slices replaced by the smaller of them and `updates`.
+///
+/// # Errors
+/// As [`gather`].
+pub fn scatter_min(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
+    let checked = scatter_positions("scatter_min", a, indices, updates, axes)?;
+    ffi::scatter_min(a, &checked.iter().collect::<Vec<_>>(), updates, axes)
+}
+
+fn scatter_positions(
+    op: &'static str,
+    a: &Array,
+    indices: &[&Array],
+    updates: &Array,
+    axes: &[i32],
+) -> Result<Vec<Array>> {
+    match updates.ndim().checked_sub(a.ndim()) {
+        Some(split) => positions(op, a, indices, axes, &updates.shape()[split..]),
+        None => Err(Error::shape(
+            op,
+            format!("updates {:?} have fewer axes than {:?}", updates.shape(), a.shape()),
+        )),
+    }
+}
+
+/// `a` with the elements where `mask` is true replaced by those of `src`, in order.
+///
+/// # Errors
+/// [`Error::Op`] if the shapes do not fit.
+pub fn masked_scatter(a: &Array, mask: &Array, src: &Array) -> Result<Array> {
+    ffi::masked_scatter(a, mask, src)
+}
+
+/// A slice of the sizes `slice_size` that starts at `start` on `axes`, wherever that turns out to
+/// be; starts are limited so that the slice stays inside.
+///
+/// # Errors
+/// [`Error::Shape`] if a size does not fit its axis or `start` has not one entry for each of
+/// `axes`.
+pub fn slice_dynamic(a: &Array, start: &Array, axes: &[i32], slice_size: &[i32]) -> Result<Array> {
+    let start = dynamic_start("slice_dynamic", a, start, axes, slice_size)?;
+    ffi::slice_dynamic(a, &start, axes, slice_size)
+}
+
+/// `a` with `update` written from `start` on `axes`; starts are limited so that it fits.
+///
+/// # Errors
+/// As [`slice_dynamic`].
+pub fn slice_update_dynamic(
+    a: &Array,
+    update: &Array,
+    start: &Array,
+    axes: &[i32],
+) -> Result<Array> {
+    if update.ndim() != a.ndim() {
+        return Err(Error::shape("slice_update_dynamic", "update and array differ in rank"));
+    }
+    let start = dynamic_start("slice_update_dynamic", a, start, axes, update.shape())?;
+    ffi::slice_update_dynamic(a, update, &start, axes)
+}
+
+fn dynamic_start(
+    op: &'static str,
+    a: &Array,
+    start: &Array,
+    axes: &[i32],
+    sizes: &[i32],
+) -> Result<Array> {
+    if sizes.len() != a.ndim() {
+        return Err(Error::shape(op, format!("{} sizes for {} axes", sizes.len(), a.ndim())));
+    }
+    for (axis, (&dim, &size)) in a.shape().iter().zip(sizes).enumerate() {
+        if size < 0 || size > dim {
+            return Err(Error::shape(
+                op,
+                format!("a slice of {size} does not fit axis {axis} of size {dim}"),
+            ));
+        }
+    }
+    if !start.dtype().is_integer() || start.size() != axes.len() {
+        return Err(Error::shape(op, format!("start must hold {} integers", axes.len())));
+    }
+    let mut room = Vec::with_capacity(axes.len());
+    for &axis in axes {
+        let axis = normalize_axis(op, axis, a.ndim())?;
+        room.push(a.shape()[axis] - sizes[axis]);
+    }
+    let last = super::shape::reshape(&Array::try_from(room)?, &start.shape())?;
+    let start = ffi::astype(start, crate::Dtype::Int32)?;
+    ffi::maximum(&ffi::minimum(&start, &last)?, &Array::scalar(0)?)
+}
+
+/// `x` where `condition` is true, else `y`. All three broadcast; the result has the promoted dtype
+/// of `x` and `y`.
+///
+/// # Errors
+/// [`Error::Op`] if the shapes do not broadcast.
+pub fn r#where(condition: &Array, x: &Array, y: &Array) -> Result<Array> {
+    ffi::r#where(condition, x, y)
+}
+
+/// The diagonal `offset` of the matrices in the axes `axis1` and `axis2`, as the last axis.
+///
+/// # Errors
+/// [`Error::Op`] if an axis is out of range.
+pub fn diagonal(a: &Array, offset: i32, axis1: i32, axis2: i32) -> Result<Array> {
+    limit_offset("diagonal", a, offset)?;
+    ffi::diagonal(a, offset, axis1, axis2)
+}
+
+/// A matrix's diagonal `k`, or the matrix with a vector on its diagonal `k`.
+///
+/// # Errors
+/// [`Error::Op`] if `a` has neither one nor two axes.
+pub fn diag(a: &Array, k: i32) -> Result<Array> {
+    limit_offset("diag", a, k)?;
+    ffi::diag(a, k)
+}
+
+/// MLX adds the offset to dimensions in 32 bits, and for matrices reads from it unchecked.
+fn limit_offset(op: &'static str, a: &Array, offset: i32) -> Result<()> {
+    let far = offset.unsigned_abs();
+    let outside = match a.shape() {
+        [] => false,
+        [_] => far > (1 << 24),
+        dims => dims.iter().all(|&dim| far > dim.unsigned_abs()),
+    };
+    if outside {
+        return Err(Error::shape(
+            op,
+            format!("there is no diagonal {offset} in shape {:?}", a.shape()),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! Quantised weights: packed into uint32 words in groups along the last axis.
+//!
+//! | mode | group size | bits | scales | biases |
+//! |---|---|---|---|---|
+//! | affine | 32, 64 (default), 128 | 1–6 or 8 (default 4) | the weight's dtype | yes |
+//! | mxfp4 | 32 | 4 | uint8 (E8M0) | no |
+//! | mxfp8 | 32 | 8 | uint8 (E8M0) | no |
+//! | nvfp4 | 16 | 4 | uint8 (E4M3) | no |
+
+use super::linalg_basic::batch_indices;
+use crate::ffi::ops as ffi;
+use crate::{Array, Dtype, Error, Result};
+
+/// How numbers are packed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum QuantizationMode {
+    /// `scale * q + bias` with unsigned `q`.
+    #[default]
+    Affine,
+    /// E2M1 elements under a shared power of two (OCP Microscaling, 2023).
+    Mxfp4,
+    /// E4M3 elements under a shared power of two.
+    Mxfp8,
+    /// E2M1 elements under a shared E4M3 scale.
+    Nvfp4,
+}
+
+impl QuantizationMode {
+    /// MLX's name: `"affine"`, `"mxfp4"`, `"mxfp8"`, `"nvfp4"`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            QuantizationMode::Affine => "affine",
+            QuantizationMode::Mxfp4 => "mxfp4",
+            QuantizationMode::Mxfp8 => "mxfp8",
+            QuantizationMode::Nvfp4 => "nvfp4",
+        }
+    }
+
+    /// The mode of this [name](QuantizationMode::as_str).
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Affine, Self::Mxfp4, Self::Mxfp8, Self::Nvfp4]
+            .into_iter()
+            .find(|mode| mode.as_str() == name)
+    }
+}
+
+/// The layout of quantised weights; `None` takes the mode's default.
+#[must_use]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QuantizationLayout {
+    /// Numbers that share a scale.
+    pub group_size: Option<i32>,
+    /// Bits of a number.
+    pub bits: Option<i32>,
+    /// How numbers are packed.
+    pub mode: QuantizationMode,
+}
+
+impl QuantizationLayout {
+    /// Affine groups of `group_size` numbers of `bits` bits.
+    pub fn affine(group_size: i32, bits: i32) -> Self {
+        QuantizationLayout {
+            group_size: Some(group_size),
+            bits: Some(bits),
+            mode: QuantizationMode::Affine,
+        }
+    }
+
+    /// The defaults of `mode`.
+    pub fn of(mode: QuantizationMode) -> Self {
+        QuantizationLayout { group_size: None, bits: None, mode }
+    }
+
+    fn check(self, op: &'static str) -> Result<()> {
+        let group_ok = self.group_size.is_none_or(|size| matches!(size, 16 | 32 | 64 | 128));
+        let bits_ok = self.bits.is_none_or(|bits| matches!(bits, 1..=6 | 8));
+        if group_ok && bits_ok {
+            return Ok(());
+        }
+        Err(Error::shape(
+            op,
+            format!("group size {:?} with {:?} bits is no layout", self.group_size, self.bits),
+        ))
+    }
+}
+
+/// A quantised matrix.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// The packed numbers, uint32: `[.., N, K * bits / 32]`.
+    pub weight: Array,
+    /// A scale for each group: `[.., N, K / group_size]`.
+    pub scales: Array,
+    /// A bias for each group, in affine mode.
+    pub biases: Option<Array>,
+}
+
+/// Packs `w`, whose last axis must be a multiple of the group size.
+///
+/// # Errors
+/// [`Error::Shape`] for an unknown layout; [`Error::Op`] if `w` has fewer than two axes or does
+/// not divide into groups.
+pub fn quantize(w: &Array, layout: QuantizationLayout) -> Result<Quantized> {
+    layout.check("quantize")?;
+    let parts =
+        ffi::quantize(w, layout.group_size, layout.bits, layout.mode.as_str(), None)?;
+    let mut parts = parts.into_iter();
+    match (parts.next(), parts.next()) {
+        (Some(weight), Some(scales)) => Ok(Quantized { weight, scales, biases: parts.next() }),
+        _ => Err(Error::Backend("quantize gave fewer than two arrays".to_owned())),
+    }
+}
+
+/// The numbers that a packed matrix stands for: in affine mode of the scales' dtype, else
+/// bfloat16 unless `dtype` says otherwise.
+///
+/// # Errors
+/// [`Error::Shape`] for an unknown layout; [`Error::Op`] if the parts do not fit together.
+pub fn dequantize(
+    w: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    layout: QuantizationLayout,
+    dtype: Option<Dtype>,
+) -> Result<Array> {
+    check_parts("dequantize", biases, layout)?;
+    ffi::dequantize(
+        w,
+        scales,
+        biases,
+        layout.group_size,
+        layout.bits,
+        layout.mode.as_str(),
+        None,
+        dtype,
+    )
+}
+
+/// MLX's CPU back end reads garbage for affine weights without biases.
+fn check_parts(
+    op: &'static str,
+    biases: Option<&Array>,
+    layout: QuantizationLayout,
+) -> Result<()> {
+    layout.check(op)?;
+    if (layout.mode == QuantizationMode::Affine) == biases.is_some() {
+        return Ok(());
+    }
+    let message = if biases.is_some() {
+        format!("mode {} has no biases", layout.mode.as_str())
+    } else {
+        "affine weights need biases".to_owned()
+    };
+    Err(Error::shape(op, message))
+}
+
+/// `x` times a packed matrix: with `transpose` `x @ w.T` for `w` standing for `[N, K]`, else
+/// `x @ w` for `[K, N]`. The result has the dtype of `x`.
+///
+/// # Errors
+/// As [`dequantize`], or if the inner dimensions differ.
+pub fn quantized_matmul(
+    x: &Array,
+    w: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    transpose: bool,
+    layout: QuantizationLayout,
+) -> Result<Array> {
+    check_parts("quantized_matmul", biases, layout)?;
+    ffi::quantized_matmul(
+        x,
+        w,
+        scales,
+        biases,
+        transpose,
+        layout.group_size,
+        layout.bits,
+        layout.mode.as_str(),
+    )
+}
+
+/// Which matrices [`gather_qmm`] multiplies.
+#[must_use]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GatherIndices<'a> {
+    /// Positions among the leading axes of `x`; all in order if `None`.
+    pub lhs: Option<&'a Array>,
+    /// Positions among the leading axes of `w`; all in order if `None`.
+    pub rhs: Option<&'a Array>,
+    /// Whether the right positions ascend, which is faster on GPUs.
+    pub sorted: bool,
+}
+
+/// [`quantized_matmul`] with matrices chosen by index, as experts are.
+///
+/// # Errors
+/// As [`quantized_matmul`], or [`Error::OutOfBounds`] for indices outside.
+pub fn gather_qmm(
+    x: &Array,
+    w: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    indices: GatherIndices<'_>,
+    transpose: bool,
+    layout: QuantizationLayout,
+) -> Result<Array> {
+    check_parts("gather_qmm", biases, layout)?;
+    let lhs = batch_indices("gather_qmm", x, indices.lhs)?;
+    let rhs = batch_indices("gather_qmm", w, indices.rhs)?;
+    ffi::gather_qmm(
+        x,
+        w,
+        scales,
+        biases,
+        lhs.as_ref(),
+        rhs.as_ref(),
+        transpose,
+        layout.group_size,
+        layout.bits,
+        layout.mode.as_str(),
+        None,
+        indices.sorted,
+    )
+}
+
+/// Numbers as E4M3 floats, one byte each, in uint8.
+///
+/// # Errors
+/// [`Error::Op`] if `a` is not floating point.
+pub fn to_fp8(a: &Array) -> Result<Array> {
+    ffi::to_fp8(a)
+}
+
+/// E4M3 floats, one byte each, as numbers of `dtype`.
+///
+/// # Errors
+/// [`Error::Op`] if `a` is not uint8 or `dtype` not floating point.
+pub fn from_fp8(a: &Array, dtype: Dtype) -> Result<Array> {
+    ffi::from_fp8(a, dtype)
+}

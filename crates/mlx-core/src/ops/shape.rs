@@ -1,0 +1,364 @@
+//! Reshaping, joining and splitting. All keep the dtype; joining promotes.
+
+use crate::ffi::ops as ffi;
+use crate::shape::{checked_size, normalize_axis};
+use crate::{Array, Error, IntoShape, Result};
+
+/// The same elements in row-major order under another shape; one dimension may be -1.
+///
+/// ```
+/// # use mlx_core::{Array, ops::shape::reshape};
+/// let x = reshape(&Array::arange::<i32>(0.0, 6.0, 1.0)?, &[2, -1])?;
+/// assert_eq!(x.shape(), [2, 3]);
+/// # Ok::<(), mlx_core::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Shape`] if the sizes differ, or a dimension is negative and not the only -1.
+pub fn reshape(a: &Array, shape: &impl IntoShape) -> Result<Array> {
+    let dims = shape.dims()?;
+    let inferred = dims.iter().filter(|&&dim| dim == -1).count();
+    if inferred > 1 || dims.iter().any(|&dim| dim < -1) {
+        return Err(Error::shape(
+            "reshape",
+            format!("shape {dims:?} may hold one -1 and no other negative dimension"),
+        ));
+    }
+    if inferred == 0 && checked_size("reshape", &dims, a.dtype())? != a.size() {
+        return Err(Error::shape(
+            "reshape",
+            format!("{} elements do not fill shape {dims:?}", a.size()),
+        ));
+    }
+    ffi::reshape(a, &dims)
+}
+
+/// Splits `axis` into axes of the sizes `shape`, one of which may be -1.
+///
+/// # Errors
+/// [`Error::Shape`] if the sizes do not multiply to the axis.
+pub fn unflatten(a: &Array, axis: i32, shape: &impl IntoShape) -> Result<Array> {
+    let dims = shape.dims()?;
+    let index = normalize_axis("unflatten", axis, a.ndim())?;
+    let mut full: Vec<i32> = a.shape().to_vec();
+    full.splice(index..=index, dims.iter().copied());
+    // Reshape checks everything, and MLX's own unflatten divides by zero for [0, -1].
+    reshape(a, &full)
+}
+
+/// Merges the axes from `start_axis` to `end_axis`, both included.
+///
+/// # Errors
+/// [`Error::Op`] if an axis is out of range.
+pub fn flatten(a: &Array, start_axis: i32, end_axis: i32) -> Result<Array> {
+    ffi::flatten(a, start_axis, end_axis)
+}
+
+/// Drops every axis of size 1.
+///
+/// # Errors
+/// None for a valid array.
+pub fn squeeze(a: &Array) -> Result<Array> {
+    ffi::squeeze(a)
+}
+
+/// Drops the axes named, which must have size 1.
+///
+/// # Errors
+/// [`Error::Op`] if an axis is out of range, named twice or of another size.
+pub fn squeeze_axes(a: &Array, axes: &[i32]) -> Result<Array> {
+    ffi::squeeze_axes(a, axes)
+}
+
+/// Adds axes of size 1 at these positions of the result.
+///
+/// # Errors
+/// [`Error::Op`] if an axis is out of range or named twice.
+pub fn expand_dims(a: &Array, axes: &[i32]) -> Result<Array> {
+    ffi::expand_dims(a, axes)
+}
+
+/// Reverses the order of the axes.
+///
+/// # Errors
+/// None for a valid array.
+pub fn transpose(a: &Array) -> Result<Array> {
+    ffi::transpose(a)
+}
+
+/// Reorders the axes: axis `i` of the result is axis `axes[i]` of `a`.
+///
+/// # Errors
+/// [`Error::Op`] if `axes` is not a permutation.
+pub fn transpose_axes(a: &Array, axes: &[i32]) -> Result<Array> {
+    ffi::transpose_axes(a, axes)
+}
+
+/// Swaps the last two axes.
+///
+/// # Errors
+/// [`Error::Op`] if there are fewer than two.
+pub fn matrix_transpose(a: &Array) -> Result<Array> {
+    ffi::matrix_transpose(a)
+}
+
+/// Exchanges two axes.
+///
+/// # Errors
+/// [`Error::Op`] if an axis is out of range.
+pub fn swapaxes(a: &Array, axis1: i32, axis2: i32) -> Result<Array> {
+    ffi::swapaxes(a, axis1, axis2)
+}
+
+/// Moves one axis, keeping the order of the others.
+///
+/// # Errors
+/// [`Error::Op`] if an axis is out of range.
+pub fn moveaxis(a: &Array, source: i32, destination: i32) -> Result<Array> {
+    ffi::moveaxis(a, source, destination)
+}
+
+/// Repeats axes of size 1, and adds leading ones, without a copy.
+///
+/// # Errors
+/// [`Error::Op`] if the shapes do not broadcast.
+pub fn broadcast_to(a: &Array, shape: &impl IntoShape) -> Result<Array> {
+    let dims = shape.dims()?;
+    checked_size("broadcast_to", &dims, a.dtype())?;
+    ffi::broadcast_to(a, &dims)
+}
+
+/// All arrays broadcast to their common shape.
+///
+/// # Errors
+/// [`Error::Op`] if the shapes do not broadcast.
+pub fn broadcast_arrays(arrays: &[&Array]) -> Result<Vec<Array>> {
+    ffi::broadcast_arrays(arrays)
+}
+
+/// The array laid out densely: row-major, or column-major too if `allow_col_major`.
+///
+/// # Errors
+/// None for a valid array.
+pub fn contiguous(a: &Array, allow_col_major: bool) -> Result<Array> {
+    ffi::contiguous(a, allow_col_major)
+}
+
+/// At least one dimension: scalars become `[1]`.
+///
+/// # Errors
+/// None for a valid array.
+pub fn atleast_1d(a: &Array) -> Result<Array> {
+    ffi::atleast_1d(a)
+}
+
+/// At least two dimensions.
+///
+/// # Errors
+/// None for a valid array.
+pub fn atleast_2d(a: &Array) -> Result<Array> {
+    ffi::atleast_2d(a)
+}
+
+/// At least three dimensions.
+///
+/// # Errors
+/// None for a valid array.
+pub fn atleast_3d(a: &Array) -> Result<Array> {
+    ffi::atleast_3d(a)
+}
+
+/// Joins arrays along an existing axis.
+///
+/// # Errors
+/// [`Error::EmptyInput`] without arrays; [`Error::Op`] if their other axes differ.
+pub fn concatenate(arrays: &[&Array], axis: i32) -> Result<Array> {
+    if arrays.is_empty() {
+        return Err(Error::empty_input("concatenate: `arrays`"));
+    }
+    ffi::concatenate(arrays, axis)
+}
+
+/// Joins arrays of one shape along a new axis.
+///
+/// # Errors
+/// [`Error::EmptyInput`] without arrays; [`Error::Op`] if their shapes differ.
+pub fn stack(arrays: &[&Array], axis: i32) -> Result<Array> {
+    if arrays.is_empty() {
+        return Err(Error::empty_input("stack: `arrays`"));
+    }
+    ffi::stack(arrays, axis)
+}
+
+/// Cuts `axis` into `num_splits` equal parts.
+///
+/// # Errors
+/// [`Error::Shape`] if `num_splits` is not positive; [`Error::Op`] if it does not divide the axis.
+pub fn split(a: &Array, num_splits: i32, axis: i32) -> Result<Vec<Array>> {
+    if num_splits <= 0 {
+        return Err(Error::shape("split", format!("{num_splits} parts are none")));
+    }
+    ffi::split(a, num_splits, axis)
+}
+
+/// Cuts `axis` before each of the `indices`.
+///
+/// # Errors
+/// [`Error::Shape`] if the indices are not ascending within the axis.
+pub fn split_at(a: &Array, indices: &[i32], axis: i32) -> Result<Vec<Array>> {
+    let len = a.dim(axis)?;
+    let mut previous = 0;
+    for &index in indices {
+        if index < previous || index > len {
+            return Err(Error::shape(
+                "split_at",
+                format!("indices {indices:?} do not ascend within an axis of size {len}"),
+            ));
+        }
+        previous = index;
+    }
+    ffi::split_at(a, indices, axis)
+}
+
+/// The slices along `axis`, without that axis.
+///
+/// # Errors
+/// [`Error::Op`] if the axis is out of range.
+pub fn unstack(a: &Array, axis: i32) -> Result<Vec<Array>> {
+    ffi::unstack(a, axis)
+}
+
+/// Reverses the order of the elements along every axis.
+///
+/// # Errors
+/// None for a valid array.
+pub fn flip(a: &Array) -> Result<Array> {
+    ffi::flip(a)
+}
+
+/// Reverses the order of the elements along some axes.
+///
+/// # Errors
+/// [`Error::Op`] if an axis is out of range.
+pub fn flip_axes(a: &Array, axes: &[i32]) -> Result<Array> {
+    ffi::flip_axes(a, axes)
+}
+
+/// Repeats each element of the flattened array.
+///
+/// # Errors
+/// [`Error::Shape`] if `repeats` is negative or the result absurdly large.
+pub fn repeat(a: &Array, repeats: i32) -> Result<Array> {
+    let size = i32::try_from(a.size()).map_err(|_| Error::shape("repeat", "too many elements"))?;
+    checked_size("repeat", &[size, repeats], a.dtype())?;
+    ffi::repeat(a, repeats)
+}
+
+/// Repeats each slice along `axis`.
+///
+/// # Errors
+/// [`Error::Shape`] if `repeats` is negative or the axis is out of range.
+pub fn repeat_axis(a: &Array, repeats: i32, axis: i32) -> Result<Array> {
+    let mut dims = a.shape().to_vec();
+    let index = normalize_axis("repeat", axis, a.ndim())?;
+    dims[index] = dims[index].checked_mul(repeats).ok_or_else(|| {
+        Error::shape("repeat", format!("{repeats} repeats make the axis longer than an axis can be"))
+    })?;
+    checked_size("repeat", &dims, a.dtype())?;
+    ffi::repeat_axis(a, repeats, axis)
+}
+
+/// Repeats the whole array `reps[i]` times along axis `i`.
+///
+/// # Errors
+/// [`Error::Shape`] if a count is negative or the result absurdly large.
+pub fn tile(a: &Array, reps: &[i32]) -> Result<Array> {
+    let rank = a.ndim().max(reps.len());
+    let pad = |values: &[i32]| {
+        let mut padded = vec![1; rank - values.len()];
+        padded.extend_from_slice(values);
+        padded
+    };
+    let dims = pad(a.shape())
+        .into_iter()
+        .zip(pad(reps))
+        .map(|(dim, count)| dim.checked_mul(count))
+        .collect::<Option<Vec<i32>>>()
+        .ok_or_else(|| Error::shape("tile", format!("{reps:?} makes an axis too long")))?;
+    checked_size("tile", &dims, a.dtype())?;
+    ffi::tile(a, reps)
+}
+
+/// Moves the elements of the flattened array by `shift`, the last ones to the front.
+///
+/// # Errors
+/// None for a valid array.
+pub fn roll(a: &Array, shift: i32) -> Result<Array> {
+    ffi::roll(a, &[shift])
+}
+
+/// Moves the elements by `shift[i]` along `axes[i]`.
+///
+/// # Errors
+/// [`Error::Op`] if the lengths differ or an axis is out of range.
+pub fn roll_axes(a: &Array, shift: &[i32], axes: &[i32]) -> Result<Array> {
+    ffi::roll_axes(a, shift, axes)
+}
+
+/// How [`pad`] fills.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PadMode {
+    /// With the value given.
+    #[default]
+    Constant,
+    /// With the nearest element.
+    Edge,
+}
+
+/// Adds `widths[i].0` elements before and `widths[i].1` after axis `i`; `value` is a scalar.
+///
+/// # Errors
+/// [`Error::Shape`] if there is not one width for each axis or one is negative.
+pub fn pad(a: &Array, widths: &[(i32, i32)], value: &Array, mode: PadMode) -> Result<Array> {
+    if widths.len() != a.ndim() {
+        return Err(Error::shape(
+            "pad",
+            format!("{} widths for {} axes", widths.len(), a.ndim()),
+        ));
+    }
+    let mut dims = Vec::with_capacity(widths.len());
+    for (&(before, after), &dim) in widths.iter().zip(a.shape()) {
+        let total = before.checked_add(after).and_then(|sum| sum.checked_add(dim));
+        match total {
+            Some(total) if before >= 0 && after >= 0 => dims.push(total),
+            _ => {
+                return Err(Error::shape(
+                    "pad",
+                    format!("({before}, {after}) is no padding for an axis of size {dim}"),
+                ));
+            }
+        }
+        if mode == PadMode::Edge && dim == 0 && before + after > 0 {
+            return Err(Error::shape("pad", "an empty axis has no edge to repeat"));
+        }
+    }
+    checked_size("pad", &dims, a.dtype())?;
+    let axes = crate::shape::every_axis(a.ndim());
+    let low: Vec<i32> = widths.iter().map(|width| width.0).collect();
+    let high: Vec<i32> = widths.iter().map(|width| width.1).collect();
+    let mode = match mode {
+        PadMode::Constant => "constant",
+        PadMode::Edge => "edge",
+    };
+    ffi::pad(a, &axes, &low, &high, value, mode)
+}
+
+/// Coordinate grids of one-dimensional arrays; `sparse` leaves them unexpanded. `indexing` is
+/// `"xy"` or `"ij"`.
+///
+/// # Errors
+/// [`Error::Op`] if an array is not one-dimensional or `indexing` is neither.
+pub fn meshgrid(arrays: &[&Array], sparse: bool, indexing: &str) -> Result<Vec<Array>> {
+    ffi::meshgrid(arrays, sparse, indexing)
+}

@@ -1,0 +1,9 @@
+//! Behaviour of `mlx-core`, area by area.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
+
+mod io_gguf;
+mod io_gguf_hostile;
+mod io_safetensors;
+mod io_npy;
+mod io_gguf_arrays;

@@ -1,0 +1,12 @@
+//! Generates text with language models on MLX.
+
+#![forbid(unsafe_code)]
+
+#[path = "../cli.rs"]
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,197 @@
+//! What a model remembers of the tokens it has already seen.
+//!
+//! The cache is an argument of [`LanguageModel::forward`](crate::LanguageModel::forward),
+//! never hidden state: one entry per layer, made by
+//! [`LanguageModel::make_cache`](crate::LanguageModel::make_cache) and owned by
+//! the caller. A model reads its position and mask from it, so that the same
+//! code serves a first pass, chunked prefill and single-token decoding.
+
+mod kv;
+mod rotating;
+
+use std::any::Any;
+use std::fmt::Debug;
+
+use mlx_core::Array;
+use mlx_nn::{Mask, scaled_dot_product_attention};
+
+pub use kv::KvCache;
+pub use rotating::RotatingCache;
+
+use crate::{Error, Result};
+
+/// The memory of a whole model: one entry per layer.
+pub type Cache = Vec<Box<dyn LayerCache>>;
+
+/// Buffers grow by this many positions at a time.
+pub(crate) const STEP: i32 = 256;
+
+/// The memory of one layer.
+///
+/// Attention layers use it through [`attend`](LayerCache::attend), which leaves
+/// the storage format to the cache. A layer with another kind of state (a
+/// convolution, a recurrence) downcasts to the type that it made, by way of
+/// [`Any`].
+pub trait LayerCache: Any + Debug + Send + Sync {
+    /// Tokens seen so far, which is the position of the next one.
+    fn offset(&self) -> i32;
+
+    /// The mask for the next `length` tokens, to be computed once per pass and
+    /// shared by layers of the same kind.
+    ///
+    /// # Errors
+    /// Fails if the mask cannot be built.
+    fn mask(&self, length: i32) -> Result<Mask>;
+
+    /// Appends keys and values `[B, H, L, D]` and returns all that are kept,
+    /// in the order that [`mask`](LayerCache::mask) describes.
+    ///
+    /// # Errors
+    /// Fails if the shapes do not fit what is already kept.
+    fn update(&mut self, keys: &Array, values: &Array) -> Result<(Array, Array)>;
+
+    /// Appends keys and values, then attends to all that are kept:
+    /// `[B, Hq, L, D]` queries give `[B, Hq, L, D]`.
+    ///
+    /// # Errors
+    /// Fails if the shapes do not fit what is already kept or one another.
+    fn attend(
+        &mut self,
+        queries: &Array,
+        keys: &Array,
+        values: &Array,
+        scale: f32,
+        mask: &Mask,
+    ) -> Result<Array> {
+        let (keys, values) = self.update(keys, values)?;
+        Ok(scaled_dot_product_attention(
+            queries, &keys, &values, scale, mask,
+        )?)
+    }
+
+    /// The arrays behind the cache, for evaluating or saving it.
+    fn state(&self) -> Vec<&Array>;
+
+    /// Forgets the newest `count` tokens, or as many as it can, and returns how
+    /// many those were.
+    fn trim(&mut self, count: i32) -> i32;
+
+    /// Whether [`trim`](LayerCache::trim) works in the present state.
+    fn is_trimmable(&self) -> bool;
+
+    /// Bytes held, slack included.
+    fn nbytes(&self) -> usize {
+        self.state().iter().map(|array| array.nbytes()).sum()
+    }
+
+    /// A copy that evolves on its own; arrays are shared until written.
+    fn boxed_clone(&self) -> Box<dyn LayerCache>;
+}
+
+impl Clone for Box<dyn LayerCache> {
+    fn clone(&self) -> Self {
+        (**self).boxed_clone()
+    }
+}
+
+/// How [`LanguageModel::make_cache`](crate::LanguageModel::make_cache) sizes
+/// its entries.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+#[must_use]
+pub struct CacheOptions {
+    /// Upper limit of positions kept per layer; older ones are dropped except
+    /// the first four. `None` keeps everything.
+    pub max_kv_size: Option<i32>,
+}
+
+impl CacheOptions {
+    /// Limits the positions kept per layer.
+    pub fn max_kv_size(mut self, size: Option<i32>) -> Self {
+        self.max_kv_size = size;
+        self
+    }
+}
+
+/// Positions at the start of the text that a limited cache never drops, because
+/// models park attention there ("Efficient Streaming Language Models with
+/// Attention Sinks", 2023).
+const SINKS: i32 = 4;
+
+/// The cache of one attention layer: `window` is the layer's own sliding
+/// window, `options` the caller's wish.
+#[must_use]
+pub fn attention_cache(window: Option<i32>, options: &CacheOptions) -> Box<dyn LayerCache> {
+    match (window, options.max_kv_size) {
+        (None, None) => Box::new(KvCache::new()),
+        (None, Some(limit)) => Box::new(RotatingCache::new(limit, SINKS)),
+        (Some(window), limit) => Box::new(RotatingCache::new(
+            limit.map_or(window, |limit| window.min(limit)),
+            0,
+        )),
+    }
+}
+
+/// The masks of one pass: one for the layers that see everything, one for those
+/// that slide.
+#[derive(Debug)]
+pub(crate) struct Masks {
+    full: Option<Mask>,
+    sliding: Option<Mask>,
+}
+
+impl Masks {
+    /// The masks for `length` new tokens, given each layer's sliding window.
+    pub(crate) fn new(
+        cache: &[Box<dyn LayerCache>],
+        windows: impl ExactSizeIterator<Item = Option<i32>>,
+        length: i32,
+    ) -> Result<Self> {
+        if cache.len() != windows.len() {
+            let message = format!("has {} layers, the model {}", cache.len(), windows.len());
+            return Err(Error::Option {
+                option: "cache",
+                message,
+            });
+        }
+        let mut masks = Self {
+            full: None,
+            sliding: None,
+        };
+        for (layer, window) in cache.iter().zip(windows) {
+            let mask = if window.is_some() {
+                &mut masks.sliding
+            } else {
+                &mut masks.full
+            };
+            if mask.is_none() {
+                *mask = Some(layer.mask(length)?);
+            }
+        }
+        Ok(masks)
+    }
+
+    /// The mask of a layer with this sliding window.
+    pub(crate) fn of(&self, window: Option<i32>) -> &Mask {
+        let mask = if window.is_some() {
+            &self.sliding
+        } else {
+            &self.full
+        };
+        mask.as_ref().unwrap_or(&Mask::None)
+    }
+}
+
+/// Forgets the newest `count` tokens in every layer, or nothing at all if some
+/// layer cannot; returns whether it did.
+pub fn trim(cache: &mut [Box<dyn LayerCache>], count: i32) -> bool {
+    let possible = cache
+        .iter()
+        .all(|layer| layer.is_trimmable() && layer.offset() >= count);
+    if possible {
+        for layer in cache {
+            layer.trim(count);
+        }
+    }
+    possible
+}

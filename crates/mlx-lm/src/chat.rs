@@ -1,0 +1,21 @@
+//! Conversations and the templates that turn them into prompts.
+//!
+//! Templates are Jinja programs written for transformers. [`ChatTemplate`] runs them as
+//! transformers does: block whitespace is trimmed, values print as Python prints them, strings and
+//! mappings have Python's methods, and `tojson`, `raise_exception`, `strftime_now` and the
+//! `{% generation %}` tag exist.
+
+mod environment;
+mod json;
+mod message;
+mod options;
+mod preprocess;
+mod python;
+mod reasoning;
+mod strings;
+mod template;
+
+pub use message::Message;
+pub use options::RenderOptions;
+pub use reasoning::{ReasoningParser, ReasoningText};
+pub use template::{ChatTemplate, ChatTemplates};

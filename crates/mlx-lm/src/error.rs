@@ -1,0 +1,155 @@
+//! What can go wrong between a model path and its words.
+
+use std::path::PathBuf;
+
+use crate::tokenizer::TextError;
+
+/// The result of a fallible call in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why loading a model, reading its text side or generating failed.
+///
+/// A message is one clause and never repeats its cause: walk
+/// [`source`](std::error::Error::source) for the whole chain, and ask
+/// [`hint`](Error::hint) for what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A model could not be loaded; the source says why.
+    #[error("load {}", path.display())]
+    Load {
+        /// The folder or file that was asked for.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<Error>,
+    },
+    /// Neither a folder, nor a file, nor a model in the local Hub cache.
+    #[error("no model at `{model}`")]
+    ModelNotFound {
+        /// What was asked for.
+        model: String,
+    },
+    /// A model folder lacks a file that loading needs.
+    #[error("`{file}` is missing")]
+    MissingFile {
+        /// The name of the file, or of the files of which one is needed.
+        file: String,
+    },
+    /// No architecture is registered under the checkpoint's `model_type`.
+    #[error("unsupported model_type `{model_type}`")]
+    UnsupportedModel {
+        /// The value found in the configuration.
+        model_type: String,
+        /// The registered types, sorted.
+        supported: Vec<String>,
+    },
+    /// A configuration field is missing, malformed or has an unsupported value.
+    #[error("config field `{field}`: {message}")]
+    Config {
+        /// The key as spelt in the configuration.
+        field: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A JSON file does not parse.
+    #[error("parse {}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The parser's complaint, with line and column.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file could not be read.
+    #[error("read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's complaint.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Stored weights contradict themselves or are of a kind that cannot be read.
+    #[error("weights: {message}")]
+    Weights {
+        /// What was found.
+        message: String,
+    },
+    /// The tokenizer or the chat template is absent, malformed or refused its input.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The prompt holds no token at all.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The prompt does not fit into the model's context.
+    #[error("the prompt has {tokens} tokens but the model's context holds {limit}")]
+    PromptTooLong {
+        /// Tokens in the prompt.
+        tokens: usize,
+        /// `max_position_embeddings` of the model.
+        limit: usize,
+    },
+    /// An option lies outside its range.
+    #[error("option `{option}`: {message}")]
+    Option {
+        /// The option's name.
+        option: &'static str,
+        /// Its range and the value given.
+        message: String,
+    },
+    /// The cancellation flag was raised.
+    #[error("cancelled")]
+    Cancelled,
+    /// Building a module or loading its weights failed.
+    #[error(transparent)]
+    Nn(#[from] mlx_nn::Error),
+    /// An array operation failed.
+    #[error(transparent)]
+    Core(#[from] mlx_core::Error),
+}
+
+impl Error {
+    /// What the caller can do about it, as one clause for a terminal.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Load { source, .. } => source.hint(),
+            Self::ModelNotFound { .. } => Some(
+                "give a model folder, a .gguf file, or the id of a model in the local Hugging Face cache"
+                    .to_owned(),
+            ),
+            Self::MissingFile { file } => Some(format!(
+                "a model folder holds config.json, tokenizer.json and *.safetensors; fetch `{file}` again"
+            )),
+            Self::UnsupportedModel { supported, .. } => {
+                Some(format!("supported are {}", supported.join(", ")))
+            }
+            Self::Json { .. } => Some("the file is damaged or not JSON; fetch it again".to_owned()),
+            Self::Text(TextError::MissingTokenizer { .. }) => {
+                Some("a model folder needs its tokenizer.json; fetch it again".to_owned())
+            }
+            Self::Text(TextError::Template { .. } | TextError::Refused { .. }) => {
+                Some("bypass the template with --ignore-chat-template".to_owned())
+            }
+            Self::EmptyPrompt => Some("give some text, or use a chat template".to_owned()),
+            Self::PromptTooLong { .. } => {
+                Some("shorten the prompt or use a model with a longer context".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn config(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Config {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn weights(message: impl Into<String>) -> Self {
+        Self::Weights {
+            message: message.into(),
+        }
+    }
+}

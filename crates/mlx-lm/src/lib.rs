@@ -1,0 +1,21 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod chat;
+mod config;
+pub mod detokenize;
+mod error;
+pub mod generate;
+pub mod load;
+pub mod models;
+pub mod registry;
+pub mod sample;
+mod stop;
+pub mod tokenizer;
+
+pub use error::{Error, Result};
+pub use generate::{CancelFlag, FinishReason, GenerateOptions, Generation, Segment, Stats};
+pub use load::{LoadProgress, LoadedModel, Loader, load};
+pub use registry::{LanguageModel, Registry};
+pub use sample::{Sampler, SamplingOptions};

@@ -1,0 +1,364 @@
+//! From a path to a model that is ready to generate.
+
+mod folder;
+mod generation_config;
+mod gguf;
+mod hub;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use mlx_core::ops::misc::astype;
+use mlx_core::{Array, Dtype, eval};
+use mlx_nn::{LoadOptions, Quantization, Weights, load_weights, parameter_count, parameters};
+use serde_json::Value;
+
+use crate::chat::{Message, RenderOptions};
+use crate::generate::{CancelFlag, GenerateOptions, Generation};
+use crate::registry::{ConfigMap, LanguageModel, Registry};
+use crate::sample::SamplingOptions;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+pub use generation_config::GenerationConfig;
+pub use hub::cached_snapshot;
+
+/// Lazy weights are computed in steps of about this many bytes, so that a
+/// cancellation is soon noticed.
+const EVAL_STEP: usize = 64 << 20;
+
+/// Loads a model folder, a `.gguf` file or a model in the local Hugging Face
+/// cache, with default settings; [`Loader`] has the others.
+///
+/// # Errors
+/// [`Error::ModelNotFound`], or [`Error::Load`] with the cause.
+///
+/// ```no_run
+/// let model = mlx_lm::load("models/qwen3-0.6b")?;
+/// let mut answer = model.generate("Once upon a time", &Default::default())?;
+/// println!("{}", answer.text()?);
+/// # Ok::<(), mlx_lm::Error>(())
+/// ```
+pub fn load(model: impl AsRef<Path>) -> Result<LoadedModel> {
+    Loader::new(model).load()
+}
+
+/// How much of a model has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadProgress {
+    /// Bytes of weights read.
+    pub done: usize,
+    /// Bytes of weights in all.
+    pub total: usize,
+}
+
+/// Loads a model, with settings.
+#[must_use]
+pub struct Loader<'a> {
+    model: PathBuf,
+    registry: Registry,
+    dtype: Option<Dtype>,
+    cancel: CancelFlag,
+    progress: Option<Box<dyn FnMut(LoadProgress) + 'a>>,
+}
+
+impl fmt::Debug for Loader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("model", &self.model)
+            .field("dtype", &self.dtype)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Loader<'a> {
+    /// A loader for a folder, a `.gguf` file or a Hub id.
+    pub fn new(model: impl AsRef<Path>) -> Self {
+        Self {
+            model: model.as_ref().to_owned(),
+            registry: Registry::new(),
+            dtype: None,
+            cancel: CancelFlag::new(),
+            progress: None,
+        }
+    }
+
+    /// Chooses among the architectures of `registry`.
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Computes in `dtype`: floating-point weights, scales and biases are
+    /// converted to it.
+    ///
+    /// Without it, safetensors keep their dtype, and GGUF files, whose tensors
+    /// come in several, are computed in `float16` on a GPU and in `float32` on
+    /// a CPU.
+    pub fn dtype(mut self, dtype: Dtype) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// Stops loading with [`Error::Cancelled`] once the flag is raised.
+    pub fn cancel(mut self, cancel: &CancelFlag) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
+    /// Calls `progress` as weights are read.
+    pub fn on_progress(mut self, progress: impl FnMut(LoadProgress) + 'a) -> Self {
+        self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Loads the model, its tokenizer and its generation defaults.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`], [`Error::Cancelled`], or [`Error::Load`] with
+    /// the cause.
+    pub fn load(self) -> Result<LoadedModel> {
+        let path = resolve(&self.model)?;
+        let loaded = self.read(&path);
+        loaded.map_err(|error| match error {
+            Error::Cancelled => Error::Cancelled,
+            source => Error::Load {
+                path,
+                source: Box::new(source),
+            },
+        })
+    }
+
+    fn read(self, path: &Path) -> Result<LoadedModel> {
+        let mut monitor = Monitor {
+            cancel: self.cancel,
+            progress: self.progress,
+            at: LoadProgress { done: 0, total: 0 },
+        };
+        let source = match path.is_dir() {
+            true => folder::read(path, &mut monitor)?,
+            false => gguf::read(path, self.dtype, &mut monitor)?,
+        };
+        let Source {
+            config,
+            generation,
+            mut weights,
+            quantization,
+            mut tokenizer,
+        } = source;
+        let model_type = model_type(&config)?;
+        let mut model = self.registry.constructor(&model_type)?(&config, &mut weights)?;
+        if let Some(dtype) = self.dtype {
+            weights = cast(weights, dtype)?;
+        }
+        let mut options = LoadOptions::default();
+        options.quantization = quantization;
+        load_weights(model.as_mut(), weights, &options)?;
+        materialise(model.as_ref(), &monitor.cancel)?;
+        tokenizer.add_eos_ids(generation.eos_token_ids.iter().copied());
+        tracing::debug!(model_type, path = %path.display(), "model loaded");
+        Ok(LoadedModel {
+            model,
+            tokenizer,
+            generation,
+            config,
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// Computes what is still lazy (casts, reordered rows), a piece at a time.
+fn materialise(model: &dyn LanguageModel, cancel: &CancelFlag) -> Result<()> {
+    let arrays = parameters(model);
+    let mut batch: Vec<&Array> = Vec::new();
+    let mut pending = 0;
+    for array in arrays.values().filter(|array| !array.is_available()) {
+        batch.push(array);
+        pending += array.nbytes();
+        if pending >= EVAL_STEP {
+            cancel.check()?;
+            eval(&batch)?;
+            batch.clear();
+            pending = 0;
+        }
+    }
+    cancel.check()?;
+    Ok(eval(&batch)?)
+}
+
+/// Passes on how far reading is, and stops it.
+struct Monitor<'a> {
+    cancel: CancelFlag,
+    progress: Option<Box<dyn FnMut(LoadProgress) + 'a>>,
+    at: LoadProgress,
+}
+
+impl Monitor<'_> {
+    fn start(&mut self, total: usize) -> Result<()> {
+        self.at = LoadProgress { done: 0, total };
+        self.advance(0)
+    }
+
+    /// To be called after each tensor, with the bytes that it has in the file.
+    fn advance(&mut self, bytes: usize) -> Result<()> {
+        self.at.done += bytes;
+        if let Some(progress) = &mut self.progress {
+            progress(self.at);
+        }
+        self.cancel.check()
+    }
+}
+
+/// What both kinds of checkpoint are read into.
+struct Source {
+    config: ConfigMap,
+    generation: GenerationConfig,
+    weights: Weights,
+    /// What the configuration says about quantised layers; the arrays decide.
+    quantization: Option<Quantization>,
+    tokenizer: Tokenizer,
+}
+
+/// Floating-point arrays in `dtype`, scales and biases of quantised ones too.
+fn cast(weights: Weights, dtype: Dtype) -> Result<Weights> {
+    let cast = |(key, array): (String, Array)| {
+        let array = if array.dtype().is_floating() {
+            astype(&array, dtype)?
+        } else {
+            array
+        };
+        Ok((key, array))
+    };
+    weights.into_iter().map(cast).collect()
+}
+
+fn model_type(config: &ConfigMap) -> Result<String> {
+    match config.get("model_type") {
+        Some(Value::String(model_type)) => Ok(model_type.clone()),
+        Some(_) => Err(Error::config("model_type", "is not a string")),
+        None => Err(Error::config("model_type", "is missing")),
+    }
+}
+
+/// The folder or file behind what the user named.
+fn resolve(model: &Path) -> Result<PathBuf> {
+    if model.exists() {
+        return Ok(model.to_owned());
+    }
+    let missing = || Error::ModelNotFound {
+        model: model.display().to_string(),
+    };
+    let id = model.to_str().ok_or_else(missing)?;
+    cached_snapshot(id, "main").ok_or_else(missing)
+}
+
+/// How large a model is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use]
+pub struct ModelSize {
+    /// Weights, a quantised one counted once.
+    pub parameters: u64,
+    /// Bytes of all arrays.
+    pub bytes: usize,
+    /// Bytes by dtype; packed codes of quantised weights are `uint32`.
+    pub dtypes: BTreeMap<String, usize>,
+}
+
+/// A model with its tokenizer and generation defaults.
+#[derive(Debug)]
+#[must_use]
+pub struct LoadedModel {
+    model: Box<dyn LanguageModel>,
+    tokenizer: Tokenizer,
+    generation: GenerationConfig,
+    config: ConfigMap,
+    path: PathBuf,
+}
+
+impl LoadedModel {
+    /// The model itself.
+    #[must_use]
+    pub fn model(&self) -> &dyn LanguageModel {
+        self.model.as_ref()
+    }
+
+    /// The tokenizer, which knows every token that ends an answer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The sampling that the model's makers recommend.
+    pub fn sampling(&self) -> &SamplingOptions {
+        &self.generation.sampling
+    }
+
+    /// The configuration as read.
+    #[must_use]
+    pub fn config(&self) -> &ConfigMap {
+        &self.config
+    }
+
+    /// The folder or file that the model was loaded from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How large the model is, as loaded.
+    pub fn size(&self) -> ModelSize {
+        let mut dtypes = BTreeMap::new();
+        let arrays = parameters(self.model.as_ref());
+        for array in arrays.values() {
+            *dtypes
+                .entry(format!("{:?}", array.dtype()).to_lowercase())
+                .or_insert(0) += array.nbytes();
+        }
+        ModelSize {
+            parameters: parameter_count(self.model.as_ref()),
+            bytes: dtypes.values().sum(),
+            dtypes,
+        }
+    }
+
+    /// Continues a text as it stands, without a chat template.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`], [`Error::PromptTooLong`], or [`Error::Option`].
+    pub fn generate(&self, prompt: &str, options: &GenerateOptions) -> Result<Generation<'_>> {
+        self.generate_tokens(&self.tokenizer.encode(prompt, true)?, options)
+    }
+
+    /// Answers a conversation, rendered by the model's chat template.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate), and [`Error::Text`] if there is no
+    /// template or it fails.
+    pub fn chat(&self, messages: &[Message], options: &GenerateOptions) -> Result<Generation<'_>> {
+        let prompt = self
+            .tokenizer
+            .apply_chat_template(messages, &RenderOptions::default())?;
+        self.generate_tokens(&self.tokenizer.encode(&prompt, false)?, options)
+    }
+
+    /// Continues a sequence of token ids.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_tokens(
+        &self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+    ) -> Result<Generation<'_>> {
+        let sampling = options.sampling(&self.generation.sampling);
+        Generation::new(
+            self.model.as_ref(),
+            &self.tokenizer,
+            prompt,
+            &sampling,
+            options,
+        )
+    }
+}

@@ -1,0 +1,128 @@
+//! A Hugging Face model folder.
+
+use std::fs;
+use std::path::Path;
+
+use mlx_core::io::SafetensorsFile;
+use mlx_nn::{Quantization, Weights};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{GenerationConfig, Monitor, Source};
+use crate::registry::ConfigMap;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Reads everything in the folder.
+pub(super) fn read(folder: &Path, monitor: &mut Monitor<'_>) -> Result<Source> {
+    let config = object(&folder.join("config.json"))?.ok_or_else(|| Error::MissingFile {
+        file: "config.json".to_owned(),
+    })?;
+    let generation = object(&folder.join("generation_config.json"))?.unwrap_or_default();
+    let generation = GenerationConfig::read(&config, &generation)?;
+    let file = open(folder)?;
+    let quantization = quantization(&config)?;
+    let tokenizer = Tokenizer::from_folder(folder)?;
+    let weights = weights(&file, monitor)?;
+    Ok(Source {
+        config,
+        generation,
+        weights,
+        quantization,
+        tokenizer,
+    })
+}
+
+fn weights(file: &SafetensorsFile, monitor: &mut Monitor<'_>) -> Result<Weights> {
+    let mut total = 0;
+    for name in file.names() {
+        total += file.bytes(name)?.len();
+    }
+    monitor.start(total)?;
+    let mut weights = Weights::new();
+    for name in file.names() {
+        weights.insert(name, file.read(name)?)?;
+        monitor.advance(file.bytes(name)?.len())?;
+    }
+    Ok(weights)
+}
+
+/// The `quantization` entry, which MLX's converters write; older ones wrote it
+/// as `quantization_config` only.
+fn quantization(config: &ConfigMap) -> Result<Option<Quantization>> {
+    let foreign = config.get("quantization_config");
+    let (key, entry) = match (config.get("quantization"), foreign) {
+        (Some(entry), _) => ("quantization", entry),
+        (None, Some(entry)) => ("quantization_config", entry),
+        (None, None) => return Ok(None),
+    };
+    if entry.is_null() {
+        return Ok(None);
+    }
+    if let Some(method) = entry
+        .get("quant_method")
+        .and_then(Value::as_str)
+        .filter(|_| key == "quantization_config")
+    {
+        return Err(Error::config(
+            format!("{key}.quant_method"),
+            format!("`{method}` is not supported, only MLX's own"),
+        ));
+    }
+    Quantization::deserialize(entry)
+        .map(Some)
+        .map_err(|error| Error::config(key, error.to_string()))
+}
+
+/// The files that the index names, or else every `model*.safetensors`.
+fn open(folder: &Path) -> Result<SafetensorsFile> {
+    let index = folder.join(INDEX);
+    if index.is_file() {
+        return Ok(SafetensorsFile::open(index)?);
+    }
+    let io = |source| Error::Io {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if name.starts_with("model") && name.ends_with(".safetensors") {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::MissingFile {
+            file: "model.safetensors".to_owned(),
+        });
+    }
+    files.sort();
+    Ok(SafetensorsFile::open_all(files)?)
+}
+
+/// The JSON object in a file, or `None` if the file does not exist.
+fn object(path: &Path) -> Result<Option<ConfigMap>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(Error::Io {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(object) => Ok(Some(object)),
+        Err(source) => Err(Error::Json {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}

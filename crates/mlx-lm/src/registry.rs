@@ -1,0 +1,120 @@
+//! Which architectures exist, and what they all can do.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use mlx_core::Array;
+use mlx_nn::{Module, Weights};
+use serde_json::{Map, Value};
+
+use crate::cache::{Cache, CacheOptions, LayerCache};
+use crate::{Error, Result, models};
+
+/// A decoder-only language model.
+///
+/// Object-safe: callers hold a `Box<dyn LanguageModel>` and never name the
+/// architecture.
+pub trait LanguageModel: Module + Debug + Send + Sync {
+    /// Runs tokens `[B, L]` through the model, extends the cache by them and
+    /// returns logits `[B, L, V]`. Lazy: nothing is computed yet.
+    ///
+    /// # Errors
+    /// Fails if `cache` was not made by this model, or if a shape does not fit.
+    fn forward(&self, tokens: &Array, cache: &mut [Box<dyn LayerCache>]) -> Result<Array>;
+
+    /// An empty cache, one entry per layer.
+    fn make_cache(&self, options: &CacheOptions) -> Cache;
+
+    /// The number of logits per token.
+    fn vocab_size(&self) -> i32;
+
+    /// How many positions the model was made for, where its configuration says so.
+    fn max_position_embeddings(&self) -> Option<i32>;
+}
+
+/// A model's configuration: the JSON object of `config.json`.
+pub type ConfigMap = Map<String, Value>;
+
+/// Builds a model from its configuration and renames its weights to fit.
+///
+/// The weights are not loaded into the model yet: loading is one strict step,
+/// the same for all.
+pub type Constructor = fn(&ConfigMap, &mut Weights) -> Result<Box<dyn LanguageModel>>;
+
+/// Declares the architectures of this crate: `module: "model_type" | "alias"`.
+macro_rules! architectures {
+    ($($module:ident: $($model_type:literal)|+,)+) => {
+        /// Every `model_type` that the crate itself knows, in registry order.
+        pub const MODEL_TYPES: &[&str] = &[$($($model_type),+),+];
+
+        fn builtin(model_type: &str) -> Option<Constructor> {
+            match model_type {
+                $($($model_type)|+ => Some(|config, weights| {
+                    let config = models::$module::Config::from_json(config)?;
+                    models::$module::sanitize(&config, weights)?;
+                    Ok(Box::new(models::$module::Model::new(config)?))
+                }),)+
+                _ => None,
+            }
+        }
+    };
+}
+
+architectures! {
+    llama: "llama" | "mistral",
+    qwen2: "qwen2",
+    qwen3: "qwen3",
+}
+
+/// The architectures that loading chooses from: those of this crate, and any
+/// that the caller adds.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    added: BTreeMap<String, Constructor>,
+}
+
+impl Registry {
+    /// The architectures of this crate.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an architecture, or replaces one of the same `model_type`.
+    pub fn register(
+        &mut self,
+        model_type: impl Into<String>,
+        constructor: Constructor,
+    ) -> &mut Self {
+        self.added.insert(model_type.into(), constructor);
+        self
+    }
+
+    /// Finds the constructor for a `model_type`.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedModel`] listing what is supported.
+    pub fn constructor(&self, model_type: &str) -> Result<Constructor> {
+        self.added
+            .get(model_type)
+            .copied()
+            .or_else(|| builtin(model_type))
+            .ok_or_else(|| Error::UnsupportedModel {
+                model_type: model_type.to_owned(),
+                supported: self.model_types(),
+            })
+    }
+
+    /// Every known `model_type`, sorted.
+    #[must_use]
+    pub fn model_types(&self) -> Vec<String> {
+        let mut all: Vec<String> = MODEL_TYPES
+            .iter()
+            .map(|&name| name.to_owned())
+            .chain(self.added.keys().cloned())
+            .collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+}

@@ -1,0 +1,68 @@
+//! Layers of one input and one output, and chains of them.
+
+use std::fmt::Debug;
+
+use mlx_core::Array;
+
+use crate::{Module, Result};
+
+/// A module that maps one array to one array, so that it can stand in a [`Sequential`].
+pub trait UnaryLayer: Module + Debug + Send + Sync {
+    /// Runs the layer.
+    ///
+    /// # Errors
+    /// Whatever the layer reports, usually a shape that does not fit.
+    fn forward(&self, x: &Array) -> Result<Array>;
+}
+
+impl<L: UnaryLayer + ?Sized> UnaryLayer for Box<L> {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        self.as_ref().forward(x)
+    }
+}
+
+/// Runs layers one after the other; keys are `layers.0`, `layers.1`, ….
+///
+/// ```
+/// use mlx_core::Array;
+/// use mlx_nn::{Activation, Linear, Sequential};
+///
+/// let model = Sequential::new().then(Linear::new(4, 8, true)?).then(Activation::Relu);
+/// assert_eq!(model.forward(&Array::ones::<f32>(&[2, 4])?)?.shape(), [2, 8]);
+/// # Ok::<(), mlx_nn::Error>(())
+/// ```
+#[derive(Debug, Default, Module)]
+pub struct Sequential {
+    layers: Vec<Box<dyn UnaryLayer>>,
+}
+
+impl Sequential {
+    /// An empty chain, which returns its input.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The chain with one more layer at its end.
+    #[must_use]
+    pub fn then(mut self, layer: impl UnaryLayer + 'static) -> Self {
+        self.layers.push(Box::new(layer));
+        self
+    }
+
+    /// Runs the chain.
+    ///
+    /// # Errors
+    /// The first error of a layer.
+    pub fn forward(&self, x: &Array) -> Result<Array> {
+        self.layers
+            .iter()
+            .try_fold(x.clone(), |x, layer| layer.forward(&x))
+    }
+}
+
+impl UnaryLayer for Sequential {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        Self::forward(self, x)
+    }
+}

@@ -1,0 +1,9 @@
+//! mlx-nn against goldens of MLX for Python (see `tests/parity/nn.py`), and its loading rules.
+
+mod activation;
+mod attention;
+mod golden;
+mod layers;
+mod linear;
+mod load;
+mod rope;

@@ -1,0 +1,239 @@
+// The C ABI of the shim: what Rust calls. Our own, thin layer over MLX's C++ API.
+//
+// Conventions, without exception:
+// - Every fallible function returns 0 on success. On failure it returns 1 and fills `*error`, whose
+//   text and payload then belong to the caller (`mlxs_error_clear`).
+// - An array is MLX's own two-word shared pointer, held by value. A function that produces an
+//   array writes it into uninitialised storage; the caller owns it and releases it with
+//   `mlxs_array_drop`. Moving the two words bitwise moves the ownership.
+// - Nothing here locks. MLX's host side is not thread-safe; the caller serialises all calls
+//   except those marked "lock-free".
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mlxs_array {
+  uintptr_t words[2];
+} mlxs_array;
+
+/// A list of arrays made by the shim. The elements belong to the caller, who moves them out
+/// bitwise and then frees the storage with `mlxs_array_list_free`.
+typedef struct mlxs_array_list {
+  mlxs_array* data;
+  size_t len;
+} mlxs_array_list;
+
+typedef struct mlxs_stream {
+  int32_t index;
+  int32_t device_type;
+  int32_t device_index;
+} mlxs_stream;
+
+typedef enum mlxs_error_kind {
+  MLXS_ERROR_NONE = 0,
+  MLXS_ERROR_INVALID_ARGUMENT = 1,
+  MLXS_ERROR_OUT_OF_RANGE = 2,
+  MLXS_ERROR_OVERFLOW = 3,
+  MLXS_ERROR_OUT_OF_MEMORY = 4,
+  MLXS_ERROR_RUNTIME = 5,
+  /// A caller's closure failed; `payload` is what it failed with.
+  MLXS_ERROR_CLOSURE = 6,
+  MLXS_ERROR_OTHER = 7,
+} mlxs_error_kind;
+
+typedef struct mlxs_error {
+  int32_t kind;
+  /// NUL-terminated, or null.
+  char* text;
+  /// With `MLXS_ERROR_CLOSURE`: the box that the closure handed over, or null.
+  void* payload;
+} mlxs_error;
+
+/// Frees the text. A payload must have been taken out before.
+void mlxs_error_clear(mlxs_error* error);
+
+// ---- arrays -------------------------------------------------------------------------------
+
+/// Copies the handle: one atomic increment. Lock-free.
+void mlxs_array_clone(mlxs_array* out, const mlxs_array* a);
+void mlxs_array_drop(mlxs_array* a);
+void mlxs_array_list_free(mlxs_array_list* list);
+
+/// Copies `nbytes` bytes of row-major data.
+int mlxs_array_from_data(mlxs_array* out, const void* data, size_t nbytes, const int32_t* shape,
+                         size_t ndim, int32_t dtype, mlxs_error* error);
+/// Takes `data` over without a copy where the back end can; `release(payload)` is called exactly
+/// once, possibly on one of MLX's own threads, and also when this function fails.
+int mlxs_array_from_owned_data(mlxs_array* out, void* data, const int32_t* shape, size_t ndim,
+                               int32_t dtype, void* payload, void (*release)(void* payload),
+                               mlxs_error* error);
+int mlxs_array_from_scalar(mlxs_array* out, const void* value, int32_t dtype, mlxs_error* error);
+
+// The description of an array never changes, so these are lock-free.
+size_t mlxs_array_ndim(const mlxs_array* a);
+const int32_t* mlxs_array_shape(const mlxs_array* a);
+size_t mlxs_array_size(const mlxs_array* a);
+int32_t mlxs_array_dtype(const mlxs_array* a);
+uintptr_t mlxs_array_id(const mlxs_array* a);
+
+/// 0: not computed yet, 1: scheduled, 2: available.
+int32_t mlxs_array_status(const mlxs_array* a);
+/// Evaluates the array and describes its memory. `strides` receives `ndim` element strides.
+int mlxs_array_read(const mlxs_array* a, const void** data, size_t* data_size, int64_t* strides,
+                    bool* row_contiguous, mlxs_error* error);
+
+// ---- evaluation ---------------------------------------------------------------------------
+
+/// After a failure the arrays hold the error: every later evaluation repeats it, none reads
+/// memory that the failed work left behind.
+int mlxs_eval(const mlxs_array* const* arrays, size_t n, mlxs_error* error);
+int mlxs_async_eval(const mlxs_array* const* arrays, size_t n, mlxs_error* error);
+
+// ---- devices and streams ------------------------------------------------------------------
+
+int mlxs_device_count(int32_t* out, int32_t device_type, mlxs_error* error);
+int mlxs_set_default_device(int32_t device_type, int32_t device_index, mlxs_error* error);
+/// Calls `visit(context, key, text, number)` for each property; `text` is null for a number.
+int mlxs_device_info(int32_t device_type, int32_t device_index, void* context,
+                     void (*visit)(void* context, const char* key, const char* text,
+                                   uint64_t number),
+                     mlxs_error* error);
+/// A stream that any thread may use, under the caller's lock.
+int mlxs_stream_new(mlxs_stream* out, int32_t device_type, int32_t device_index,
+                    mlxs_error* error);
+/// Makes `stream` the calling thread's default for its device.
+int mlxs_stream_set_default(mlxs_stream stream, mlxs_error* error);
+int mlxs_stream_synchronize(mlxs_stream stream, mlxs_error* error);
+
+// ---- memory -------------------------------------------------------------------------------
+
+int mlxs_memory_active(size_t* out, mlxs_error* error);
+int mlxs_memory_peak(size_t* out, mlxs_error* error);
+int mlxs_memory_cache(size_t* out, mlxs_error* error);
+int mlxs_memory_limit(size_t* out, mlxs_error* error);
+int mlxs_memory_reset_peak(mlxs_error* error);
+int mlxs_memory_set_limit(size_t* previous, size_t limit, mlxs_error* error);
+int mlxs_memory_set_cache_limit(size_t* previous, size_t limit, mlxs_error* error);
+int mlxs_memory_set_wired_limit(size_t* previous, size_t limit, mlxs_error* error);
+int mlxs_memory_clear_cache(mlxs_error* error);
+
+// ---- random state -------------------------------------------------------------------------
+
+/// Seeds the calling thread's default generator.
+int mlxs_random_seed(uint64_t seed, mlxs_error* error);
+
+// ---- closures and transforms --------------------------------------------------------------
+
+/// A caller's function. Inputs are borrowed; outputs are appended to `out` with
+/// `mlxs_arrays_push`. Returns 0, or 1 with `*failure` set to a box that travels to the outermost
+/// caller as the payload of `MLXS_ERROR_CLOSURE`.
+typedef struct mlxs_arrays mlxs_arrays;
+typedef int (*mlxs_call_fn)(void* payload, const mlxs_array* inputs, size_t n_inputs,
+                            mlxs_arrays* out, void** failure);
+/// custom_vjp: (primals, cotangents, outputs); custom_jvp: (primals, tangents) and `argnums`.
+typedef int (*mlxs_call_vjp_fn)(void* payload, const mlxs_array* primals, size_t n_primals,
+                                const mlxs_array* cotangents, size_t n_cotangents,
+                                const mlxs_array* outputs, size_t n_outputs, mlxs_arrays* out,
+                                void** failure);
+typedef int (*mlxs_call_jvp_fn)(void* payload, const mlxs_array* primals, size_t n_primals,
+                                const mlxs_array* tangents, size_t n_tangents,
+                                const int32_t* argnums, size_t n_argnums, mlxs_arrays* out,
+                                void** failure);
+/// custom_vmap: writes `n_outputs` axes through `mlxs_axes_push`.
+typedef struct mlxs_axes mlxs_axes;
+typedef int (*mlxs_call_vmap_fn)(void* payload, const mlxs_array* inputs, size_t n_inputs,
+                                 const int32_t* axes, size_t n_axes, mlxs_arrays* out,
+                                 mlxs_axes* out_axes, void** failure);
+typedef void (*mlxs_drop_fn)(void* payload);
+
+void mlxs_arrays_push(mlxs_arrays* out, const mlxs_array* a);
+void mlxs_axes_push(mlxs_axes* out, int32_t axis);
+
+/// How the shim frees a failure box that no caller will ever see. Set once, before any closure
+/// is made.
+void mlxs_set_failure_drop(mlxs_drop_fn drop);
+
+/// An owning handle of a function from arrays to arrays.
+typedef struct mlxs_closure {
+  void* ctx;
+} mlxs_closure;
+/// An owning handle of a function from arrays to (values, gradients).
+typedef struct mlxs_value_and_grad {
+  void* ctx;
+} mlxs_value_and_grad;
+
+/// `drop(payload)` runs exactly once, when the last owner goes, also when this function fails.
+int mlxs_closure_new(mlxs_closure* out, void* payload, mlxs_call_fn call, mlxs_drop_fn drop,
+                     mlxs_error* error);
+void mlxs_closure_free(mlxs_closure closure);
+int mlxs_closure_call(mlxs_array_list* out, mlxs_closure closure, const mlxs_array* inputs,
+                      size_t n_inputs, mlxs_error* error);
+
+int mlxs_value_and_grad_new(mlxs_value_and_grad* out, mlxs_closure closure, const int32_t* argnums,
+                            size_t n_argnums, mlxs_error* error);
+void mlxs_value_and_grad_free(mlxs_value_and_grad f);
+int mlxs_value_and_grad_call(mlxs_array_list* values, mlxs_array_list* grads,
+                             mlxs_value_and_grad f, const mlxs_array* inputs, size_t n_inputs,
+                             mlxs_error* error);
+
+int mlxs_vjp(mlxs_array_list* outputs, mlxs_array_list* products, mlxs_closure closure,
+             const mlxs_array* primals, size_t n_primals, const mlxs_array* cotangents,
+             size_t n_cotangents, mlxs_error* error);
+int mlxs_jvp(mlxs_array_list* outputs, mlxs_array_list* products, mlxs_closure closure,
+             const mlxs_array* primals, size_t n_primals, const mlxs_array* tangents,
+             size_t n_tangents, mlxs_error* error);
+int mlxs_vmap(mlxs_closure* out, mlxs_closure closure, const int32_t* in_axes, size_t n_in_axes,
+              const int32_t* out_axes, size_t n_out_axes, mlxs_error* error);
+int mlxs_checkpoint(mlxs_closure* out, mlxs_closure closure, mlxs_error* error);
+/// `id` must never be reused: MLX keys its cache of compiled graphs by it.
+int mlxs_compile(mlxs_closure* out, mlxs_closure closure, uintptr_t id, bool shapeless,
+                 mlxs_error* error);
+/// Forgets what the calling thread compiled under `id`.
+int mlxs_compile_erase(uintptr_t id, mlxs_error* error);
+int mlxs_set_compile_mode(int32_t mode, mlxs_error* error);
+
+/// A hook without a function pointer keeps MLX's own derivative. Each payload given is dropped
+/// exactly once through its `drop`, also when this function fails.
+typedef struct mlxs_hooks {
+  void* vjp_payload;
+  mlxs_call_vjp_fn vjp;
+  mlxs_drop_fn vjp_drop;
+  void* jvp_payload;
+  mlxs_call_jvp_fn jvp;
+  mlxs_drop_fn jvp_drop;
+  void* vmap_payload;
+  mlxs_call_vmap_fn vmap;
+  mlxs_drop_fn vmap_drop;
+} mlxs_hooks;
+int mlxs_custom_function(mlxs_closure* out, mlxs_closure closure, mlxs_hooks hooks,
+                         mlxs_error* error);
+
+// ---- version ------------------------------------------------------------------------------
+
+/// MLX's version at run time, static storage.
+const char* mlxs_version(void);
+
+typedef struct mlxs_opt_int {
+  bool some;
+  int32_t value;
+} mlxs_opt_int;
+typedef struct mlxs_opt_f32 {
+  bool some;
+  float value;
+} mlxs_opt_f32;
+typedef struct mlxs_opt_bool {
+  bool some;
+  bool value;
+} mlxs_opt_bool;
+
+#include "ops.gen.h"
+
+#ifdef __cplusplus
+}
+#endif

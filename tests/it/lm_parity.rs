@@ -1,0 +1,173 @@
+//! Tiny checkpoints of every architecture against Python mlx-lm, or against transformers where
+//! the note says that mlx-lm departs from the model's definition.
+
+use std::fs;
+use std::path::PathBuf;
+
+use mlx_lm::cache::CacheOptions;
+use mlx_lm::chat::Message;
+use mlx_lm::{GenerateOptions, LoadedModel, load};
+use serde_json::Value;
+
+use crate::support::{Outcome, argmax, arrays, copied, fixture, ids, json, relative_difference, row, tokens, values};
+
+macro_rules! cases {
+    ($($name:ident: $path:literal,)+) => {
+        $(
+            #[test]
+            fn $name() -> Outcome {
+                check($path)
+            }
+        )+
+
+        const CASES: &[&str] = &[$($path),+];
+    };
+}
+
+cases! {
+    llama_f32: "llama/f32",
+    llama_bf16: "llama/bf16",
+    llama_with_biases: "llama/bias",
+    llama_4_bit_f32: "llama/q4-f32",
+    llama_4_bit_bf16: "llama/q4-bf16",
+    llama_in_two_shards_with_llama3_rope: "llama/sharded-rope-llama3",
+    llama_with_linear_rope: "llama/rope-linear",
+    llama_with_dynamic_rope: "llama/rope-dynamic",
+    llama_with_yarn_rope: "llama/rope-yarn",
+    llama_with_longrope_below_its_original_length: "llama/rope-longrope-short",
+    llama_with_longrope_beyond_its_original_length: "llama/rope-longrope-long",
+    llama_with_nested_rope_parameters: "llama/rope-parameters",
+    mistral_with_its_own_head_dim: "mistral/f32",
+    mistral_with_a_sliding_window: "mistral/sliding",
+    qwen2_f32: "qwen2/f32",
+    qwen2_bf16: "qwen2/bf16",
+    qwen2_4_bit: "qwen2/q4-bf16",
+    qwen3_f32: "qwen3/f32",
+    qwen3_bf16: "qwen3/bf16",
+    qwen3_of_4_and_8_bits_and_a_dense_layer: "qwen3/q4-mixed",
+}
+
+#[test]
+fn every_fixture_has_its_test() -> Outcome {
+    let mut found = Vec::new();
+    for model_type in fs::read_dir(fixture("lm"))? {
+        let model_type = model_type?;
+        for case in fs::read_dir(model_type.path())? {
+            found.push(format!("{}/{}", model_type.file_name().display(), case?.file_name().display()));
+        }
+    }
+    found.sort();
+    let mut tested = CASES.to_vec();
+    tested.sort_unstable();
+    assert_eq!(found, tested);
+    Ok(())
+}
+
+struct Case {
+    model: LoadedModel,
+    note: Value,
+    folder: PathBuf,
+    tolerance: f32,
+}
+
+impl Case {
+    /// Loads a case; one without weights borrows the folder that its note names.
+    fn load(path: &str) -> Result<Self, Box<dyn std::error::Error>> {
+        let folder = fixture("lm").join(path);
+        let note = json(folder.join("note.json"));
+        let model = match note["weights"].as_str() {
+            None => load(&folder)?,
+            Some(lender) => {
+                let whole = copied(folder.join(lender));
+                fs::copy(folder.join("config.json"), whole.path().join("config.json"))?;
+                load(whole.path())?
+            }
+        };
+        let tolerance = serde_json::from_value(note["tolerance"].clone())?;
+        Ok(Self { model, note, folder, tolerance })
+    }
+
+    /// The logits of each token when they arrive `chunk` at a time.
+    fn logits(&self, prompt: &[u32], chunk: usize) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+        let model = self.model.model();
+        let mut cache = model.make_cache(&CacheOptions::default());
+        let mut all = Vec::new();
+        for tokens in prompt.chunks(chunk) {
+            all.extend(values(&model.forward(&row(tokens), &mut cache)?));
+        }
+        Ok(all)
+    }
+
+    /// Greedy tokens through the cache, by hand.
+    fn greedy(&self, prompt: &[u32], count: usize) -> Result<Vec<u32>, Box<dyn std::error::Error>> {
+        let model = self.model.model();
+        let vocab = usize::try_from(model.vocab_size())?;
+        let mut cache = model.make_cache(&CacheOptions::default());
+        let (last, before) = prompt.split_last().ok_or("empty prompt")?;
+        model.forward(&row(before), &mut cache)?;
+        let mut next = *last;
+        let mut tokens = Vec::new();
+        while tokens.len() < count {
+            let logits = values(&model.forward(&row(&[next]), &mut cache)?);
+            assert_eq!(logits.len(), vocab);
+            next = argmax(&logits);
+            tokens.push(next);
+        }
+        Ok(tokens)
+    }
+
+    #[track_caller]
+    fn close(&self, what: &str, found: &[f32], expected: &[f32]) {
+        let gap = relative_difference(found, expected);
+        assert!(gap <= self.tolerance, "{}: {what} differ by {gap:.2e}", self.folder.display());
+    }
+}
+
+fn check(path: &str) -> Outcome {
+    let case = Case::load(path)?;
+    let golden = arrays(case.folder.join("golden.safetensors"));
+    let (prompt, greedy) = (tokens(&golden["prompt"]), tokens(&golden["greedy"]));
+    let expected = values(&golden["logits"]);
+
+    let at_once = case.logits(&prompt, prompt.len())?;
+    case.close("logits", &at_once, &expected);
+    let one_by_one = case.logits(&prompt, 1)?;
+    let stepwise = golden.get("steps").map_or(expected, values);
+    case.close("logits token by token", &one_by_one, &stepwise);
+
+    assert_eq!(case.greedy(&prompt, greedy.len())?, greedy, "greedy tokens through the cache");
+    if case.note["cache_invariant"] == true {
+        case.close("logits with and without the cache", &one_by_one, &at_once);
+        let chunked = case.logits(&prompt, 5)?;
+        case.close("logits in chunks", &chunked, &at_once);
+        assert_eq!(without_cache(&case, &prompt, &greedy)?, greedy, "greedy tokens in one pass");
+    }
+    let room = case.model.model().max_position_embeddings().unwrap_or(i32::MAX);
+    if prompt.len() + greedy.len() <= usize::try_from(room)? {
+        let options = GenerateOptions::default().max_tokens(greedy.len()).temperature(Some(0.0));
+        let generation = case.model.generate_tokens(&prompt, &options)?;
+        let generated = generation.map(|segment| Ok(segment?.token)).collect::<Result<Vec<u32>, mlx_lm::Error>>()?;
+        assert_eq!(generated, greedy, "generated tokens");
+    }
+    if let Some(chat) = case.note.get("chat") {
+        renders(&case.model, chat)?;
+    }
+    Ok(())
+}
+
+/// The choices of a single pass over prompt and answer, which needs no cache.
+fn without_cache(case: &Case, prompt: &[u32], greedy: &[u32]) -> Result<Vec<u32>, Box<dyn std::error::Error>> {
+    let all: Vec<u32> = prompt.iter().chain(greedy).copied().collect();
+    let logits = case.logits(&all, all.len())?;
+    let vocab = usize::try_from(case.model.model().vocab_size())?;
+    let choices = logits.chunks(vocab).map(argmax);
+    Ok(choices.skip(prompt.len() - 1).take(greedy.len()).collect())
+}
+
+fn renders(model: &LoadedModel, chat: &Value) -> Outcome {
+    let messages: Vec<Message> = serde_json::from_value(chat["messages"].clone())?;
+    let text = model.tokenizer().apply_chat_template(&messages, &Default::default())?;
+    assert_eq!(text, chat["text"].as_str().unwrap_or_default());
+    assert_eq!(model.tokenizer().encode(&text, false)?, ids(&chat["ids"]));
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Cross-crate tests, parity with the Python peers, and leak checks.
