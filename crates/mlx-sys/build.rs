@@ -5,7 +5,6 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
 use vendor::{Backend, Mlx, Progress, Target, Tool};
@@ -22,18 +21,15 @@ mod stub;
 #[path = "src/vendor.rs"]
 mod vendor;
 
-fn main() -> ExitCode {
-    println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-env-changed=DOCS_RS");
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=DOCS_RS");
     if env::var_os("DOCS_RS").is_some() {
-        return ExitCode::SUCCESS;
+        return;
     }
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            println!("cargo:error={message}");
-            ExitCode::FAILURE
-        }
+    if let Err(message) = run() {
+        // Cargo then fails the build and shows this line alone.
+        println!("cargo::error={}", message.replace('\n', " "));
     }
 }
 
@@ -47,9 +43,9 @@ fn run() -> Result<(), String> {
         "CXXFLAGS",
         "CMAKE_GENERATOR",
     ] {
-        println!("cargo:rerun-if-env-changed={name}");
+        println!("cargo::rerun-if-env-changed={name}");
     }
-    println!("cargo:rerun-if-changed=shim");
+    println!("cargo::rerun-if-changed=shim");
     let target = Target::new(
         variable("CARGO_CFG_TARGET_OS")?,
         variable("CARGO_CFG_TARGET_ARCH")?,
@@ -64,9 +60,9 @@ fn run() -> Result<(), String> {
 
     let backend = backend(&target)?;
     let mlx = Mlx::locate(backend, &target, &mut progress).map_err(|e| e.one_line())?;
-    println!("cargo:rerun-if-changed={}", mlx.library.display());
+    println!("cargo::rerun-if-changed={}", mlx.library.display());
     println!(
-        "cargo:rerun-if-changed={}",
+        "cargo::rerun-if-changed={}",
         mlx.include.join("mlx/version.h").display()
     );
     if backend.is_cuda()
@@ -74,29 +70,29 @@ fn run() -> Result<(), String> {
         && vendor::nvidia::link_installed(parent(&mlx.root)).is_none()
     {
         println!(
-            "cargo:warning=NVIDIA's libraries (cuBLAS, cuDNN, …) are neither beside MLX nor among Python's \
+            "cargo::warning=NVIDIA's libraries (cuBLAS, cuDNN, …) are neither beside MLX nor among Python's \
              packages: programs need them on the system's library path, or run \
              `cargo xtask vendor --backend {backend} --with-nvidia`"
         );
     }
     let library = link_library(&mlx, &target, &out)?;
-    build_shim(&mlx, &library, &mut progress)?;
+    let lib = build_shim(&mlx, &library, &out, &mut progress)?;
 
-    let lib = out.join("lib");
-    println!("cargo:rustc-link-search=native={}", lib.display());
-    println!("cargo:rustc-link-lib=static=mlxshim");
+    println!("cargo::rustc-link-search=native={}", lib.display());
+    println!("cargo::rustc-link-search=native={}", out.display());
+    println!("cargo::rustc-link-lib=static=mlxshim");
     match library {
-        Library::Elf { .. } | Library::Apple => println!("cargo:rustc-link-lib=dylib=mlxlink"),
+        Library::Elf { .. } | Library::Apple => println!("cargo::rustc-link-lib=dylib=mlxlink"),
         Library::Itself => {
             println!(
-                "cargo:rustc-link-search=native={}",
+                "cargo::rustc-link-search=native={}",
                 parent(&mlx.library).display()
             );
-            println!("cargo:rustc-link-lib=dylib=mlx");
+            println!("cargo::rustc-link-lib=dylib=mlx");
         }
     }
     println!(
-        "cargo:rustc-link-lib=dylib={}",
+        "cargo::rustc-link-lib=dylib={}",
         if target.os == "macos" {
             "c++"
         } else {
@@ -105,10 +101,10 @@ fn run() -> Result<(), String> {
     );
 
     // Dependents with `links` metadata read these as DEP_MLX_INCLUDE and so on.
-    println!("cargo:include={}", mlx.include.display());
-    println!("cargo:libdir={}", parent(&mlx.library).display());
-    println!("cargo:library={}", mlx.library.display());
-    println!("cargo:version={}", mlx.version);
+    println!("cargo::metadata=include={}", mlx.include.display());
+    println!("cargo::metadata=libdir={}", parent(&mlx.library).display());
+    println!("cargo::metadata=library={}", mlx.library.display());
+    println!("cargo::metadata=version={}", mlx.version);
     Ok(())
 }
 
@@ -139,10 +135,8 @@ fn link_library(mlx: &Mlx, target: &Target, out: &Path) -> Result<Library, Strin
         fs::write(path, text).map_err(|e| format!("write {}: {e}", path.display()))
     };
     if target.os == "macos" {
-        let folder = out.join("lib");
-        fs::create_dir_all(&folder).map_err(|e| format!("create {}: {e}", folder.display()))?;
         write(
-            &folder.join("libmlxlink.tbd"),
+            &out.join("libmlxlink.tbd"),
             stub::apple_tbd(&symbols, &mlx.library, &target.arch),
         )?;
         return Ok(Library::Apple);
@@ -152,11 +146,14 @@ fn link_library(mlx: &Mlx, target: &Target, out: &Path) -> Result<Library, Strin
     Ok(Library::Elf { assembly })
 }
 
+/// Builds the shim (and the stub, on Linux) and returns the folder that holds them.
 fn build_shim(
     mlx: &Mlx,
     library: &Library,
+    out: &Path,
     progress: &mut dyn FnMut(Progress),
-) -> Result<(), String> {
+) -> Result<PathBuf, String> {
+    find_compiler()?;
     let cmake = Tool::Cmake.locate(progress).map_err(|e| e.one_line())?;
     // SAFETY: this program has a single thread.
     unsafe { env::set_var("CMAKE", cmake) };
@@ -164,12 +161,21 @@ fn build_shim(
     config
         .profile("Release")
         .define("MLXS_LIBRARY", &mlx.library);
-    if env::var_os("CMAKE_GENERATOR").is_none() && !has_make() {
-        let ninja = Tool::Ninja.locate(progress).map_err(|e| e.one_line())?;
-        config
-            .generator("Ninja")
-            .define("CMAKE_MAKE_PROGRAM", ninja);
-    }
+    let generator = match env::var("CMAKE_GENERATOR") {
+        Ok(chosen) => chosen,
+        Err(_) if on_path("make") || on_path("gmake") => "make".to_owned(),
+        Err(_) => {
+            let ninja = Tool::Ninja.locate(progress).map_err(|e| e.one_line())?;
+            config
+                .generator("Ninja")
+                .define("CMAKE_MAKE_PROGRAM", ninja);
+            "ninja".to_owned()
+        }
+    };
+    // CMake refuses a folder that another generator has used.
+    let folder = out.join(generator.replace(' ', "-"));
+    fs::create_dir_all(&folder).map_err(|e| format!("create {}: {e}", folder.display()))?;
+    config.out_dir(&folder);
     if mlx.installed {
         config
             .define("CMAKE_PREFIX_PATH", &mlx.root)
@@ -182,7 +188,20 @@ fn build_shim(
         _ => config.define("MLXS_LINK_STUB", ""),
     };
     config.build();
-    Ok(())
+    Ok(folder.join("lib"))
+}
+
+/// Says in one line what CMake would say in thirty.
+fn find_compiler() -> Result<(), String> {
+    let chosen = env::vars_os().any(|(name, _)| name.to_string_lossy().contains("CXX"));
+    if chosen || on_path("c++") {
+        return Ok(());
+    }
+    Err(
+        "a C++20 compiler is needed: install one (for example `apt install g++`, or \
+         `xcode-select --install` on macOS), or set CXX"
+            .to_owned(),
+    )
 }
 
 fn backend(target: &Target) -> Result<Backend, String> {
@@ -202,10 +221,9 @@ fn backend(target: &Target) -> Result<Backend, String> {
     ))
 }
 
-fn has_make() -> bool {
+fn on_path(program: &str) -> bool {
     let paths = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&paths)
-        .any(|folder| folder.join("make").is_file() || folder.join("gmake").is_file())
+    env::split_paths(&paths).any(|folder| folder.join(program).is_file())
 }
 
 fn parent(path: &Path) -> &Path {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 
 use crate::{
     fetch::{Backend, Cache, Mlx, Pins, Target},
@@ -27,7 +28,11 @@ pub(crate) struct Args {
     out: PathBuf,
 }
 
-const PROGRAMS: [&str; 2] = ["mlx-lm", "mlx-embed"];
+/// A program of the workspace that people run.
+struct Program {
+    package: String,
+    name: String,
+}
 
 /// A model in the repository, to see the result at work.
 const MODEL: &str = "tests/fixtures/prose-5m";
@@ -44,30 +49,75 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         &mut |p| line.show(&p),
     )?;
 
-    let build = build(backend, &host)?;
+    let programs = programs()?;
+    let build = build(&programs, backend, &host)?;
     let name = format!("mlx-rust-{}-{host}-{backend}", env!("CARGO_PKG_VERSION"));
     let out = sh::root().join(&args.out);
     let partial = out.join(format!(".{name}"));
     remove(&partial)?;
     let bin = partial.join("bin");
     fs::create_dir_all(&bin).with_context(|| format!("create {}", bin.display()))?;
-    for program in PROGRAMS {
-        copy(&build.join(program), &bin.join(program))?;
+    for Program { name, .. } in &programs {
+        copy(&build.join(name), &bin.join(name))?;
     }
     library(&mlx, backend, &partial.join("lib"))?;
-    licences::collect(&mlx, &partial.join("licences"))?;
+    licences::collect(&mlx, &programs, &partial.join("licences"))?;
 
     let folder = out.join(&name);
     remove(&folder)?;
     fs::rename(&partial, &folder).with_context(|| format!("write {}", folder.display()))?;
-    check(&folder, &host)?;
+    check(&folder, &programs, &host)?;
     println!("{}", folder.display());
     Ok(())
 }
 
+/// The programs that the published packages of the workspace bring.
+fn programs() -> Result<Vec<Program>> {
+    let text = sh::read(sh::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata: Metadata = serde_json::from_str(&text).context("read `cargo metadata`")?;
+    let mut programs = Vec::new();
+    for package in metadata.packages {
+        // Tests and chores of the repository are not published.
+        if package
+            .publish
+            .is_some_and(|registries| registries.is_empty())
+        {
+            continue;
+        }
+        let bins = package
+            .targets
+            .into_iter()
+            .filter(|t| t.kind.iter().any(|k| k == "bin"));
+        programs.extend(bins.map(|t| Program {
+            package: package.name.clone(),
+            name: t.name,
+        }));
+    }
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(programs)
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    publish: Option<Vec<String>>,
+    targets: Vec<BinTarget>,
+}
+
+#[derive(Deserialize)]
+struct BinTarget {
+    kind: Vec<String>,
+    name: String,
+}
+
 /// Builds the programs so that they ask for MLX by its own name, relative to themselves. The
 /// folder for it is apart, because these flags would rebuild everything.
-fn build(backend: Backend, host: &Target) -> Result<PathBuf> {
+fn build(programs: &[Program], backend: Backend, host: &Target) -> Result<PathBuf> {
     let origin = if host.os == "macos" {
         "@loader_path"
     } else {
@@ -75,6 +125,10 @@ fn build(backend: Backend, host: &Target) -> Result<PathBuf> {
     };
     let mut flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     flags.push_str(&format!(" -C link-arg=-Wl,-rpath,{origin}/../lib/mlx/lib"));
+    if backend.is_cuda() {
+        // NVIDIA's libraries need not be on the machine that builds.
+        flags.push_str(" -C link-arg=-Wl,--allow-shlib-undefined");
+    }
     let target = sh::root().join("target/dist-build");
     let mut cargo = sh::cargo();
     cargo
@@ -84,14 +138,17 @@ fn build(backend: Backend, host: &Target) -> Result<PathBuf> {
         .env("RUSTFLAGS", flags.trim())
         .env("CARGO_TARGET_DIR", &target)
         .env_remove("MLX_DIR");
-    for program in PROGRAMS {
-        cargo.args(["-p", program]);
-    }
-    match backend {
-        Backend::Cuda13 => cargo.args(["--features", "mlx-lm/cuda,mlx-embed/cuda"]),
-        Backend::Cuda12 => cargo.args(["--features", "mlx-lm/cuda-12,mlx-embed/cuda-12"]),
-        Backend::Cpu | Backend::Metal => &mut cargo,
+    let feature = match backend {
+        Backend::Cuda13 => Some("cuda"),
+        Backend::Cuda12 => Some("cuda-12"),
+        Backend::Cpu | Backend::Metal => None,
     };
+    for Program { package, .. } in programs {
+        cargo.args(["-p", package]);
+        if let Some(feature) = feature {
+            cargo.arg("--features").arg(format!("{package}/{feature}"));
+        }
+    }
     sh::run(&mut cargo)?;
     Ok(target.join("release"))
 }
@@ -130,12 +187,12 @@ fn library(mlx: &Mlx, backend: Backend, to: &Path) -> Result<()> {
 }
 
 /// Moves a copy elsewhere and runs it there with an empty environment.
-fn check(folder: &Path, host: &Target) -> Result<()> {
+fn check(folder: &Path, programs: &[Program], host: &Target) -> Result<()> {
     let elsewhere = tempfile::tempdir().context("make a temporary folder")?;
     let moved = elsewhere.path().canonicalize()?.join("moved here");
     copy_tree(folder, &moved)?;
-    for program in PROGRAMS {
-        let path = moved.join("bin").join(program);
+    for Program { name, .. } in programs {
+        let path = moved.join("bin").join(name);
         sh::read(Command::new(&path).env_clear().arg("--version"))?;
         if host.os == "linux" {
             check_loader(&path, &moved)?;

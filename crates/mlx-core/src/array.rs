@@ -6,7 +6,7 @@ pub(crate) mod index;
 #[rustfmt::skip]
 #[path = "array/methods.gen.rs"]
 mod methods;
-mod operators;
+pub(crate) mod operators;
 mod read;
 
 use crate::{Dtype, Error, Result, ffi, shape};

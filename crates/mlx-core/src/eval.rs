@@ -16,8 +16,8 @@ pub fn eval(arrays: &[&Array]) -> Result<()> {
 /// Starts computing the arrays and returns at once. An empty slice is a no-op.
 ///
 /// # Errors
-/// What can be known before the work runs; what the work itself reports surfaces when one of the
-/// arrays is read. Not allowed on the tracers of a running transform.
+/// As [`eval`]: work that may fail while it runs (linear algebra on the CPU) is waited for, so that
+/// its error belongs to this call. Not allowed on the tracers of a running transform.
 pub fn async_eval(arrays: &[&Array]) -> Result<()> {
     ffi::async_eval(arrays)
 }

@@ -1,4 +1,4 @@
-//! Arrays in files: [safetensors](self::safetensors), [GGUF](gguf), [npy and npz](npy).
+//! Arrays in files: [`safetensors`](mod@safetensors), [`gguf`] and [`npy`] (with npz).
 //!
 //! Readers take files from strangers: headers are checked against the file
 //! before they are believed, and whatever is wrong is an

@@ -36,6 +36,7 @@ mod shape;
 mod stream;
 
 pub use array::Array;
+pub use array::operators::Scalar;
 pub use array::index::{Ellipsis, Index, IndexOp, IntoIndex, NewAxis};
 pub use device::{Device, DeviceInfo, DeviceType};
 pub use dtype::{Dtype, DtypeCategory};

@@ -1,6 +1,9 @@
 // Array handles: creation, description, reading, evaluation.
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <string_view>
+#include <unordered_set>
 
 #include "convert.hpp"
 #include "mlx/primitives.h"
@@ -30,11 +33,68 @@ class Failed : public mx::Primitive {
   std::string message_;
 };
 
-void poison(std::vector<mx::array>& arrays, mx::Stream stream, const std::string& message) {
+/// Whether an operation that may fail on a worker thread has ever been recorded. MLX keeps such a
+/// failure with the stream, gives it to whoever looks first, and leaves the arrays of the failed
+/// work readable though nothing wrote them. As long as this is false, none of that can happen.
+std::atomic<bool> fallible_recorded{false};
+
+/// Primitives whose work calls LAPACK.
+bool may_fail(const mx::Primitive& primitive) {
+  static const std::string_view names[] = {
+      "Inverse", "Cholesky", "LUF", "QRF", "SVD", "Eig", "Eigh"};
+  const std::string_view name = primitive.name();
+  return std::find(std::begin(names), std::end(names), name) != std::end(names);
+}
+
+/// An array's description, held without counting as a use of it.
+using Weak = std::weak_ptr<void>;
+
+const std::shared_ptr<void>& shared(const mx::array& a) {
+  // An array is exactly one shared pointer; `convert.hpp` asserts the size.
+  return reinterpret_cast<const std::shared_ptr<void>&>(a);
+}
+
+/// Everything that evaluating `outputs` would compute, or nothing if none of it may fail.
+std::vector<Weak> fallible_work(const std::vector<mx::array>& outputs) {
+  std::vector<Weak> nodes;
+  std::unordered_set<std::uintptr_t> seen;
+  std::vector<mx::array> stack(outputs);
+  bool fallible = false;
+  while (!stack.empty()) {
+    auto a = std::move(stack.back());
+    stack.pop_back();
+    if (a.status() == mx::array::Status::available || !seen.insert(a.id()).second) {
+      continue;
+    }
+    nodes.emplace_back(shared(a));
+    if (!a.has_primitive()) {
+      continue;
+    }
+    fallible |= may_fail(a.primitive());
+    for (const auto& in : a.inputs()) {
+      stack.push_back(in);
+    }
+    for (const auto& sibling : a.siblings()) {
+      stack.push_back(sibling);
+    }
+  }
+  if (!fallible) {
+    nodes.clear();
+  }
+  return nodes;
+}
+
+/// Replaces what a failed evaluation left behind by the error itself.
+void poison(const std::vector<Weak>& nodes, mx::Stream stream, const std::string& message) {
   auto failed = std::make_shared<Failed>(stream, message);
-  for (auto& a : arrays) {
+  for (const auto& weak : nodes) {
+    auto alive = weak.lock();
+    if (!alive) {
+      continue;
+    }
+    auto& a = reinterpret_cast<mx::array&>(alive);
     if (a.has_primitive() && a.status() == mx::array::Status::unscheduled) {
-      // It still has the graph that failed: evaluating it again reports the same cause.
+      // It still has its graph: evaluating that again reports the same cause.
       continue;
     }
     a.detach();
@@ -44,30 +104,31 @@ void poison(std::vector<mx::array>& arrays, mx::Stream stream, const std::string
   }
 }
 
-/// Evaluates; when that throws, the arrays keep the error.
-void eval_or_poison(std::vector<mx::array> arrays) {
-  if (std::none_of(arrays.begin(), arrays.end(), [](const mx::array& a) {
-        return a.status() != mx::array::Status::available;
-      })) {
+/// Evaluates. Work that may fail is waited for even if `async`, so that its failure belongs to
+/// this call, and after a failure every array it would have computed holds the error.
+void evaluate(std::vector<mx::array> arrays, bool async) {
+  std::vector<Weak> nodes;
+  if (fallible_recorded.load(std::memory_order_relaxed)) {
+    nodes = fallible_work(arrays);
+  }
+  if (nodes.empty()) {
+    async ? mx::async_eval(std::move(arrays)) : mx::eval(std::move(arrays));
     return;
   }
-  auto stream = mx::default_stream(mx::default_device());
-  // Only what this call computes can be spoiled by its failure.
-  std::vector<mx::array> pending;
-  for (auto& a : arrays) {
-    if (a.status() != mx::array::Status::available) {
-      pending.push_back(a);
-    }
-  }
+  auto stream = mx::default_stream(mx::Device(mx::Device::cpu));
   try {
     mx::eval(std::move(arrays));
   } catch (const std::exception& e) {
-    poison(pending, stream, e.what());
+    poison(nodes, stream, e.what());
     throw;
   }
 }
 
 } // namespace
+
+void shim::mark_fallible() {
+  fallible_recorded.store(true, std::memory_order_relaxed);
+}
 
 extern "C" {
 
@@ -188,7 +249,7 @@ int mlxs_array_read(
     mlxs_error* error) {
   return guard(error, [&] {
     const mx::array& x = ref(a);
-    eval_or_poison({x});
+    evaluate({x}, false);
     *data = x.size() == 0 ? nullptr : x.data<char>();
     *data_size = x.data_size();
     *row_contiguous = x.flags().row_contiguous;
@@ -197,11 +258,11 @@ int mlxs_array_read(
 }
 
 int mlxs_eval(const mlxs_array* const* arrays, size_t n, mlxs_error* error) {
-  return guard(error, [&] { eval_or_poison(vec(arrays, n)); });
+  return guard(error, [&] { evaluate(vec(arrays, n), false); });
 }
 
 int mlxs_async_eval(const mlxs_array* const* arrays, size_t n, mlxs_error* error) {
-  return guard(error, [&] { mx::async_eval(vec(arrays, n)); });
+  return guard(error, [&] { evaluate(vec(arrays, n), true); });
 }
 
 const char* mlxs_version(void) {

@@ -180,4 +180,7 @@ inline void store_pair(mlxs_array* out, std::tuple<mx::array, mx::array>&& p) {
   new (&out[1]) mx::array(std::move(std::get<1>(p)));
 }
 
+/// Says that from now on graphs may hold work that fails while it is computed (see array.cpp).
+void mark_fallible();
+
 } // namespace shim

@@ -93,15 +93,6 @@ int mlxs_eye(mlxs_array* out, int32_t n_, int32_t m_, int32_t k_, int32_t dtype_
   });
 }
 
-int mlxs_identity(mlxs_array* out, int32_t n_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error) {
-  return guard(error, [&] {
-    const auto n = n_;
-    const auto dtype = shim::dtype(dtype_);
-    [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::identity(n, dtype, s));
-  });
-}
-
 int mlxs_tri(mlxs_array* out, int32_t n_, int32_t m_, int32_t k_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
     const auto n = n_;
@@ -251,16 +242,6 @@ int mlxs_reshape(mlxs_array* out, const mlxs_array* a_, const int32_t* shape_, s
     const auto shape = shim::shape(shape_, shape_len);
     [[maybe_unused]] auto s = stream(stream_);
     store(out, mx::reshape(a, shape, s));
-  });
-}
-
-int mlxs_unflatten(mlxs_array* out, const mlxs_array* a_, int32_t axis_, const int32_t* shape_, size_t shape_len, mlxs_stream stream_, mlxs_error* error) {
-  return guard(error, [&] {
-    const auto& a = ref(a_);
-    const auto axis = axis_;
-    const auto shape = shim::shape(shape_, shape_len);
-    [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::unflatten(a, axis, shape, s));
   });
 }
 
@@ -2179,6 +2160,7 @@ int mlxs_random_normal(mlxs_array* out, const int32_t* shape_, size_t shape_len,
 
 int mlxs_random_multivariate_normal(mlxs_array* out, const mlxs_array* mean_, const mlxs_array* cov_, const int32_t* shape_, size_t shape_len, int32_t dtype_, const mlxs_array* key_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& mean = ref(mean_);
     const auto& cov = ref(cov_);
     const auto shape = shim::shape(shape_, shape_len);
@@ -2319,6 +2301,7 @@ int mlxs_linalg_norm_p(mlxs_array* out, const mlxs_array* a_, double ord_, const
 
 int mlxs_linalg_norm_named(mlxs_array* out, const mlxs_array* a_, const char* ord_, size_t ord_len, const int32_t* axes_, size_t axes_len, bool keepdims_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     const auto ord = shim::text(ord_, ord_len);
     const auto axes = axes_ ? std::make_optional(shim::ints(axes_, axes_len)) : std::nullopt;
@@ -2330,6 +2313,7 @@ int mlxs_linalg_norm_named(mlxs_array* out, const mlxs_array* a_, const char* or
 
 int mlxs_linalg_qr(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
     store_pair(out, mx::linalg::qr(a, s));
@@ -2338,6 +2322,7 @@ int mlxs_linalg_qr(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, m
 
 int mlxs_linalg_svd(mlxs_array_list* out, const mlxs_array* a_, bool compute_uv_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     const auto compute_uv = compute_uv_;
     [[maybe_unused]] auto s = stream(stream_);
@@ -2347,6 +2332,7 @@ int mlxs_linalg_svd(mlxs_array_list* out, const mlxs_array* a_, bool compute_uv_
 
 int mlxs_linalg_inv(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
     store(out, mx::linalg::inv(a, s));
@@ -2355,6 +2341,7 @@ int mlxs_linalg_inv(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, 
 
 int mlxs_linalg_tri_inv(mlxs_array* out, const mlxs_array* a_, bool upper_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     const auto upper = upper_;
     [[maybe_unused]] auto s = stream(stream_);
@@ -2364,6 +2351,7 @@ int mlxs_linalg_tri_inv(mlxs_array* out, const mlxs_array* a_, bool upper_, mlxs
 
 int mlxs_linalg_cholesky(mlxs_array* out, const mlxs_array* a_, bool upper_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     const auto upper = upper_;
     [[maybe_unused]] auto s = stream(stream_);
@@ -2373,6 +2361,7 @@ int mlxs_linalg_cholesky(mlxs_array* out, const mlxs_array* a_, bool upper_, mlx
 
 int mlxs_linalg_pinv(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
     store(out, mx::linalg::pinv(a, s));
@@ -2381,6 +2370,7 @@ int mlxs_linalg_pinv(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_,
 
 int mlxs_linalg_cholesky_inv(mlxs_array* out, const mlxs_array* a_, bool upper_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     const auto upper = upper_;
     [[maybe_unused]] auto s = stream(stream_);
@@ -2390,6 +2380,7 @@ int mlxs_linalg_cholesky_inv(mlxs_array* out, const mlxs_array* a_, bool upper_,
 
 int mlxs_linalg_lu(mlxs_array_list* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
     store(out, mx::linalg::lu(a, s));
@@ -2398,6 +2389,7 @@ int mlxs_linalg_lu(mlxs_array_list* out, const mlxs_array* a_, mlxs_stream strea
 
 int mlxs_linalg_lu_factor(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
     store_pair(out, mx::linalg::lu_factor(a, s));
@@ -2406,6 +2398,7 @@ int mlxs_linalg_lu_factor(mlxs_array* out, const mlxs_array* a_, mlxs_stream str
 
 int mlxs_linalg_solve(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     const auto& b = ref(b_);
     [[maybe_unused]] auto s = stream(stream_);
@@ -2415,6 +2408,7 @@ int mlxs_linalg_solve(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b
 
 int mlxs_linalg_solve_triangular(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b_, bool upper_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     const auto& b = ref(b_);
     const auto upper = upper_;
@@ -2435,6 +2429,7 @@ int mlxs_linalg_cross(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b
 
 int mlxs_linalg_eig(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
     store_pair(out, mx::linalg::eig(a, s));
@@ -2443,6 +2438,7 @@ int mlxs_linalg_eig(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, 
 
 int mlxs_linalg_eigvals(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
     store(out, mx::linalg::eigvals(a, s));
@@ -2451,6 +2447,7 @@ int mlxs_linalg_eigvals(mlxs_array* out, const mlxs_array* a_, mlxs_stream strea
 
 int mlxs_linalg_eigh(mlxs_array* out, const mlxs_array* a_, const char* uplo_, size_t uplo_len, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     const auto uplo = shim::text(uplo_, uplo_len);
     [[maybe_unused]] auto s = stream(stream_);
@@ -2460,6 +2457,7 @@ int mlxs_linalg_eigh(mlxs_array* out, const mlxs_array* a_, const char* uplo_, s
 
 int mlxs_linalg_eigvalsh(mlxs_array* out, const mlxs_array* a_, const char* uplo_, size_t uplo_len, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     const auto uplo = shim::text(uplo_, uplo_len);
     [[maybe_unused]] auto s = stream(stream_);
@@ -2469,6 +2467,7 @@ int mlxs_linalg_eigvalsh(mlxs_array* out, const mlxs_array* a_, const char* uplo
 
 int mlxs_linalg_det(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
     store(out, mx::linalg::det(a, s));
@@ -2477,6 +2476,7 @@ int mlxs_linalg_det(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, 
 
 int mlxs_linalg_slogdet(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
     store_pair(out, mx::linalg::slogdet(a, s));

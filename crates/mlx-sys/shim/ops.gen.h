@@ -10,7 +10,6 @@ int mlxs_ones_like(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, m
 int mlxs_arange(mlxs_array* out, double start_, double stop_, double step_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_linspace(mlxs_array* out, double start_, double stop_, int32_t num_, bool endpoint_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_eye(mlxs_array* out, int32_t n_, int32_t m_, int32_t k_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error);
-int mlxs_identity(mlxs_array* out, int32_t n_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_tri(mlxs_array* out, int32_t n_, int32_t m_, int32_t k_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_tril(mlxs_array* out, const mlxs_array* a_, int32_t k_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_triu(mlxs_array* out, const mlxs_array* a_, int32_t k_, mlxs_stream stream_, mlxs_error* error);
@@ -28,7 +27,6 @@ int mlxs_depends(mlxs_array_list* out, const mlxs_array* const* inputs_, size_t 
 int mlxs_number_of_elements(mlxs_array* out, const mlxs_array* a_, const int32_t* axes_, size_t axes_len, bool inverted_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_conjugate(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_reshape(mlxs_array* out, const mlxs_array* a_, const int32_t* shape_, size_t shape_len, mlxs_stream stream_, mlxs_error* error);
-int mlxs_unflatten(mlxs_array* out, const mlxs_array* a_, int32_t axis_, const int32_t* shape_, size_t shape_len, mlxs_stream stream_, mlxs_error* error);
 int mlxs_flatten(mlxs_array* out, const mlxs_array* a_, int32_t start_axis_, int32_t end_axis_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_squeeze(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_squeeze_axes(mlxs_array* out, const mlxs_array* a_, const int32_t* axes_, size_t axes_len, mlxs_stream stream_, mlxs_error* error);

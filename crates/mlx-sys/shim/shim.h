@@ -90,8 +90,9 @@ int mlxs_array_read(const mlxs_array* a, const void** data, size_t* data_size, i
 
 // ---- evaluation ---------------------------------------------------------------------------
 
-/// After a failure the arrays hold the error: every later evaluation repeats it, none reads
-/// memory that the failed work left behind.
+/// After a failure every array that the call would have computed holds the error: later
+/// evaluations repeat it, none reads memory that the failed work left behind. Work that may fail
+/// is waited for by both functions, so a failure belongs to the call that caused it.
 int mlxs_eval(const mlxs_array* const* arrays, size_t n, mlxs_error* error);
 int mlxs_async_eval(const mlxs_array* const* arrays, size_t n, mlxs_error* error);
 

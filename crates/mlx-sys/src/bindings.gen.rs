@@ -133,7 +133,7 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[doc = " After a failure the arrays hold the error: every later evaluation repeats it, none reads\n memory that the failed work left behind."]
+    #[doc = " After a failure every array that the call would have computed holds the error: later\n evaluations repeat it, none reads memory that the failed work left behind. Work that may fail\n is waited for by both functions, so a failure belongs to the call that caused it."]
     #[link_name = "\u{1}mlxs_eval"]
     pub fn eval(arrays: *const *const array, n: usize, error: *mut error) -> ::core::ffi::c_int;
 }
@@ -591,16 +591,6 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[link_name = "\u{1}mlxs_identity"]
-    pub fn identity(
-        out: *mut array,
-        n_: i32,
-        dtype_: i32,
-        stream_: stream,
-        error: *mut error,
-    ) -> ::core::ffi::c_int;
-}
-unsafe extern "C" {
     #[link_name = "\u{1}mlxs_tri"]
     pub fn tri(
         out: *mut array,
@@ -769,18 +759,6 @@ unsafe extern "C" {
     pub fn reshape(
         out: *mut array,
         a_: *const array,
-        shape_: *const i32,
-        shape_len: usize,
-        stream_: stream,
-        error: *mut error,
-    ) -> ::core::ffi::c_int;
-}
-unsafe extern "C" {
-    #[link_name = "\u{1}mlxs_unflatten"]
-    pub fn unflatten(
-        out: *mut array,
-        a_: *const array,
-        axis_: i32,
         shape_: *const i32,
         shape_len: usize,
         stream_: stream,

@@ -24,8 +24,9 @@ pub fn shim(ops: &[Op]) -> String {
             Returns::Array | Returns::Arrays => "store",
             Returns::Pair => "store_pair",
         };
+        let mark = if op.cpu { "    mark_fallible();\n" } else { "" };
         out.push_str(&format!(
-            "\nint mlxs_{}({}) {{\n  return guard(error, [&] {{\n{bindings}    [[maybe_unused]] auto s = stream(stream_);\n    {store}(out, {});\n  }});\n}}\n",
+            "\nint mlxs_{}({}) {{\n  return guard(error, [&] {{\n{mark}{bindings}    [[maybe_unused]] auto s = stream(stream_);\n    {store}(out, {});\n  }});\n}}\n",
             op.name,
             c_parameters(op),
             op.expression,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::{PROGRAMS, copy, copy_tree};
+use super::{Program, copy, copy_tree};
 use crate::{fetch::Mlx, sh};
 
 #[derive(Deserialize)]
@@ -49,7 +49,7 @@ struct DependencyKind {
 
 /// Writes the licence texts of MLX, its bundled libraries, this workspace and every crate that
 /// the programs are linked from, with a list of all of them.
-pub(super) fn collect(mlx: &Mlx, to: &Path) -> Result<()> {
+pub(super) fn collect(mlx: &Mlx, programs: &[Program], to: &Path) -> Result<()> {
     let site = mlx.root.parent().context("the package has a folder")?;
     for entry in fs::read_dir(site).with_context(|| format!("read {}", site.display()))? {
         let path = entry?.path();
@@ -76,7 +76,7 @@ pub(super) fn collect(mlx: &Mlx, to: &Path) -> Result<()> {
 
     let mut list =
         String::from("Crates that the programs are linked from, with their licences:\n\n");
-    for package in linked_crates()? {
+    for package in linked_crates(programs)? {
         let licence = package
             .license
             .as_deref()
@@ -103,7 +103,7 @@ pub(super) fn collect(mlx: &Mlx, to: &Path) -> Result<()> {
 }
 
 /// Crates of others that the programs reach through normal dependencies.
-fn linked_crates() -> Result<Vec<Package>> {
+fn linked_crates(programs: &[Program]) -> Result<Vec<Package>> {
     let target = sh::read(std::process::Command::new("rustc").args(["-vV"]))?;
     let host = target
         .lines()
@@ -128,7 +128,7 @@ fn linked_crates() -> Result<Vec<Package>> {
     let mut open: Vec<&str> = metadata
         .packages
         .iter()
-        .filter(|p| PROGRAMS.contains(&p.name.as_str()))
+        .filter(|p| programs.iter().any(|program| program.package == p.name))
         .map(|p| p.id.as_str())
         .collect();
     while let Some(id) = open.pop() {

@@ -675,6 +675,25 @@ impl Array {
         ops::fft::ifftshift(self, axes)
     }
 
+    /// See [`ops::fft::stft`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn stft(&self, n_fft: i32, options: ops::fft::StftOptions<'_>) -> Result<Array> {
+        ops::fft::stft(self, n_fft, options)
+    }
+
+    /// See [`ops::fft::istft`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn istft(
+        &self,
+        n_fft: Option<i32>,
+        options: ops::fft::StftOptions<'_>,
+        length: Option<i32>,
+    ) -> Result<Array> {
+        ops::fft::istft(self, n_fft, options, length)
+    }
+
     /// See [`ops::indexing::slice`].
     #[inline]
     #[allow(clippy::missing_errors_doc)]
@@ -1337,6 +1356,18 @@ impl Array {
         ops::misc::number_of_elements(self, axes, inverted, dtype)
     }
 
+    /// See [`ops::misc::unique`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn unique(
+        &self,
+        size: i32,
+        options: ops::misc::UniqueOptions,
+        fill_value: Option<&Array>,
+    ) -> Result<Vec<Array>> {
+        ops::misc::unique(self, size, options, fill_value)
+    }
+
     /// See [`ops::quantized::quantize`].
     #[inline]
     #[allow(clippy::missing_errors_doc)]
@@ -1401,6 +1432,31 @@ impl Array {
     #[allow(clippy::missing_errors_doc)]
     pub fn from_fp8(&self, dtype: Dtype) -> Result<Array> {
         ops::quantized::from_fp8(self, dtype)
+    }
+
+    /// See [`ops::quantized::qqmm`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn qqmm(
+        &self,
+        w: &Array,
+        scales: ops::quantized::QqmmScales<'_>,
+        layout: ops::quantized::QuantizationLayout,
+    ) -> Result<Array> {
+        ops::quantized::qqmm(self, w, scales, layout)
+    }
+
+    /// See [`ops::quantized::gather_qqmm`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn gather_qqmm(
+        &self,
+        w: &Array,
+        scales: ops::quantized::QqmmScales<'_>,
+        indices: ops::quantized::GatherIndices<'_>,
+        layout: ops::quantized::QuantizationLayout,
+    ) -> Result<Array> {
+        ops::quantized::gather_qqmm(self, w, scales, indices, layout)
     }
 
     /// See [`ops::reduction::sum`].

@@ -4,7 +4,7 @@
 //! an expression: `(&a * 2.0 + &b)?`. (Rust's coherence rules forbid operators between two foreign
 //! types, so `Result * 2.0` needs a `?` first.) Scalars take the array's dtype where it is floating point or
 //! the scalar is an integer, as Python's do: `int32_array * 2.0` is float32, `f16_array * 2.0` is
-//! float16. Scalars are `f32` or `i32`, so that literals need no suffix.
+//! float16. On the left of an array stand `f32` and `i32` only.
 
 use std::ops::{Add, Div, Mul, Neg, Rem, Sub};
 
@@ -100,16 +100,30 @@ fn both(
     op(&lhs.operand(right)?, &rhs.operand(left)?)
 }
 
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A number beside an array: `f32`, `f64` or `i32`.
+///
+/// One generic operator for all three, rather than one for each, lets literals go without suffix.
+pub trait Scalar: sealed::Sealed + Element + Into<f64> {}
+
 macro_rules! scalars {
     ($($type:ty)*) => {$(
-        impl Operand for $type {
-            fn operand(self, other: Option<Dtype>) -> Result<Array> {
-                weak_scalar(self, other)
-            }
-        }
+        impl sealed::Sealed for $type {}
+        impl Scalar for $type {}
     )*};
 }
-scalars! { f32 i32 }
+scalars! { f32 f64 i32 }
+
+struct Number<S>(S);
+
+impl<S: Scalar> Operand for Number<S> {
+    fn operand(self, other: Option<Dtype>) -> Result<Array> {
+        weak_scalar(self.0, other)
+    }
+}
 
 macro_rules! operator {
     (@one $trait:ident $method:ident $op:ident; $lhs:ty, $rhs:ty) => {
@@ -118,6 +132,24 @@ macro_rules! operator {
             #[inline]
             fn $method(self, rhs: $rhs) -> Result<Array> {
                 both(self, rhs, arithmetic::$op)
+            }
+        }
+    };
+    (@scalar $trait:ident $method:ident $op:ident; $lhs:ty) => {
+        impl<S: Scalar> $trait<S> for $lhs {
+            type Output = Result<Array>;
+            #[inline]
+            fn $method(self, rhs: S) -> Result<Array> {
+                both(self, Number(rhs), arithmetic::$op)
+            }
+        }
+    };
+    (@left $trait:ident $method:ident $op:ident; $lhs:ty, $rhs:ty) => {
+        impl $trait<$rhs> for $lhs {
+            type Output = Result<Array>;
+            #[inline]
+            fn $method(self, rhs: $rhs) -> Result<Array> {
+                both(Number(self), rhs, arithmetic::$op)
             }
         }
     };
@@ -130,14 +162,12 @@ macro_rules! operator {
         operator!(@one $trait $method $op; Array, Result<Array>);
         operator!(@one $trait $method $op; Result<Array>, &Array);
         operator!(@one $trait $method $op; Result<Array>, Array);
-        operator!(@one $trait $method $op; &Array, f32);
-        operator!(@one $trait $method $op; &Array, i32);
-        operator!(@one $trait $method $op; Array, f32);
-        operator!(@one $trait $method $op; Array, i32);
-        operator!(@one $trait $method $op; f32, &Array);
-        operator!(@one $trait $method $op; i32, &Array);
-        operator!(@one $trait $method $op; f32, Array);
-        operator!(@one $trait $method $op; i32, Array);
+        operator!(@scalar $trait $method $op; &Array);
+        operator!(@scalar $trait $method $op; Array);
+        operator!(@left $trait $method $op; f32, &Array);
+        operator!(@left $trait $method $op; i32, &Array);
+        operator!(@left $trait $method $op; f32, Array);
+        operator!(@left $trait $method $op; i32, Array);
     };
 }
 

@@ -103,14 +103,6 @@ pub(crate) fn eye(n: i32, m: i32, k: i32, dtype: Dtype) -> Result<Array> {
 }
 
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn identity(n: i32, dtype: Dtype) -> Result<Array> {
-    // SAFETY: see the module docs.
-    one("identity", &[], Stream::Current, |out, s, error| unsafe {
-        mlx_sys::identity(out, n, dtype.code(), s, error)
-    })
-}
-
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn tri(n: i32, m: i32, k: i32, dtype: Dtype) -> Result<Array> {
     // SAFETY: see the module docs.
     one("tri", &[], Stream::Current, |out, s, error| unsafe {
@@ -291,14 +283,6 @@ pub(crate) fn reshape(a: &Array, shape: &[i32]) -> Result<Array> {
     // SAFETY: see the module docs.
     one("reshape", &[a], Stream::Current, |out, s, error| unsafe {
         mlx_sys::reshape(out, a.as_raw(), shape.as_ptr(), shape.len(), s, error)
-    })
-}
-
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn unflatten(a: &Array, axis: i32, shape: &[i32]) -> Result<Array> {
-    // SAFETY: see the module docs.
-    one("unflatten", &[a], Stream::Current, |out, s, error| unsafe {
-        mlx_sys::unflatten(out, a.as_raw(), axis, shape.as_ptr(), shape.len(), s, error)
     })
 }
 
@@ -3431,7 +3415,7 @@ pub(crate) fn linalg_norm_named(
     one(
         "linalg_norm_named",
         &[a],
-        Stream::Current,
+        Stream::Cpu,
         |out, s, error| unsafe {
             mlx_sys::linalg_norm_named(
                 out,

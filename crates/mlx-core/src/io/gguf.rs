@@ -6,8 +6,10 @@
 //! [`Error::Format`](crate::Error::Format) that names file and tensor.
 
 mod arrays;
+mod cursor;
 mod dequant;
 mod file;
+mod limits;
 mod metadata;
 mod parse;
 mod quantize;
@@ -19,8 +21,9 @@ mod write;
 pub use arrays::{TensorArrays, TensorRead};
 pub use dequant::dequantize;
 pub use file::{GgufFile, TensorView};
+pub use limits::Limits;
 pub use metadata::{FromValue, Metadata, Value, ValueArray};
-pub use parse::{Limits, TensorInfo};
+pub use parse::TensorInfo;
 pub use quantize::quantize;
 pub use repack::{Repacked, ScaleFormat, Scales};
 pub use types::GgmlType;

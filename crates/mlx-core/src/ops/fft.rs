@@ -151,3 +151,126 @@ pub fn fftshift(a: &Array, axes: &[i32]) -> Result<Array> {
 pub fn ifftshift(a: &Array, axes: &[i32]) -> Result<Array> {
     ffi::fft_ifftshift(a, axes)
 }
+
+/// How [`stft`] and [`istft`] cut and scale.
+#[must_use]
+#[derive(Clone, Copy, Debug)]
+pub struct StftOptions<'a> {
+    hop_length: Option<i32>,
+    win_length: Option<i32>,
+    window: Option<&'a Array>,
+    center: bool,
+    norm: FftNorm,
+    onesided: Option<bool>,
+}
+
+impl Default for StftOptions<'_> {
+    fn default() -> Self {
+        StftOptions {
+            hop_length: None,
+            win_length: None,
+            window: None,
+            center: true,
+            norm: FftNorm::Backward,
+            onesided: None,
+        }
+    }
+}
+
+impl<'a> StftOptions<'a> {
+    /// Samples between frames (default a quarter of the window).
+    pub fn hop_length(mut self, hop_length: i32) -> Self {
+        self.hop_length = Some(hop_length);
+        self
+    }
+
+    /// Samples of the window (default the size of the transform).
+    pub fn win_length(mut self, win_length: i32) -> Self {
+        self.win_length = Some(win_length);
+        self
+    }
+
+    /// The window, `[win_length]` (default Hann).
+    pub fn window(mut self, window: &'a Array) -> Self {
+        self.window = Some(window);
+        self
+    }
+
+    /// Whether frames are centred on their sample, the signal reflected at its ends (default).
+    pub fn center(mut self, center: bool) -> Self {
+        self.center = center;
+        self
+    }
+
+    /// How transforms are scaled.
+    pub fn norm(mut self, norm: FftNorm) -> Self {
+        self.norm = norm;
+        self
+    }
+
+    /// Whether only the non-negative frequencies are kept (default for real signals).
+    pub fn onesided(mut self, onesided: bool) -> Self {
+        self.onesided = Some(onesided);
+        self
+    }
+
+    fn check(&self, op: &'static str, n_fft: Option<i32>) -> Result<()> {
+        let lengths = [n_fft, self.hop_length, self.win_length];
+        if lengths.into_iter().flatten().any(|length| length <= 0) {
+            return Err(Error::shape(op, "sizes and lengths must be positive"));
+        }
+        if self.win_length > n_fft && n_fft.is_some() {
+            return Err(Error::shape(op, "the window is longer than the transform"));
+        }
+        Ok(())
+    }
+}
+
+/// The short-time Fourier transform of signals `[.., T]`, with transforms of `n_fft` samples.
+///
+/// # Errors
+/// [`Error::Shape`] if a length is not positive; [`Error::Op`] if the signal is too short.
+pub fn stft(a: &Array, n_fft: i32, options: StftOptions<'_>) -> Result<Array> {
+    options.check("stft", Some(n_fft))?;
+    if options.center && a.dim(-1)? <= n_fft / 2 {
+        return Err(Error::shape(
+            "stft",
+            format!("{} samples cannot be reflected by {}", a.dim(-1)?, n_fft / 2),
+        ));
+    }
+    ffi::fft_stft(
+        a,
+        n_fft,
+        options.hop_length,
+        options.win_length,
+        options.window,
+        options.center,
+        "reflect",
+        options.norm as i32,
+        options.onesided,
+    )
+}
+
+/// The inverse of [`stft`], cut to `length` samples if given.
+///
+/// # Errors
+/// [`Error::Shape`] if a length is not positive; [`Error::Op`] if the shapes do not fit.
+pub fn istft(
+    a: &Array,
+    n_fft: Option<i32>,
+    options: StftOptions<'_>,
+    length: Option<i32>,
+) -> Result<Array> {
+    options.check("istft", n_fft)?;
+    ffi::fft_istft(
+        a,
+        n_fft,
+        options.hop_length,
+        options.win_length,
+        options.window,
+        options.center,
+        options.norm as i32,
+        options.onesided,
+        length,
+    )
+}

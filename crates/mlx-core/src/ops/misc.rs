@@ -222,6 +222,56 @@ pub fn depends(inputs: &[&Array], dependencies: &[&Array]) -> Result<Vec<Array>>
     ffi::depends(inputs, dependencies)
 }
 
+/// What [`unique`] returns beside the values.
+#[must_use]
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UniqueOptions {
+    /// The position of the first occurrence of each value.
+    pub index: bool,
+    /// For each element, the position of its value among the values.
+    pub inverse: bool,
+    /// How often each value occurs.
+    pub counts: bool,
+}
+
+impl UniqueOptions {
+    /// The position of the first occurrence of each value.
+    pub fn index(mut self, index: bool) -> Self {
+        self.index = index;
+        self
+    }
+
+    /// For each element, the position of its value among the values.
+    pub fn inverse(mut self, inverse: bool) -> Self {
+        self.inverse = inverse;
+        self
+    }
+
+    /// How often each value occurs.
+    pub fn counts(mut self, counts: bool) -> Self {
+        self.counts = counts;
+        self
+    }
+}
+
+/// The first `size` distinct values in ascending order, padded with `fill_value` (default the
+/// smallest), then what the options ask for, in their order.
+///
+/// # Errors
+/// [`Error::Shape`] if `size` is negative or the array empty.
+pub fn unique(
+    a: &Array,
+    size: i32,
+    options: UniqueOptions,
+    fill_value: Option<&Array>,
+) -> Result<Vec<Array>> {
+    if size < 0 || a.size() == 0 {
+        return Err(Error::shape("unique", format!("{size} values of shape {:?}", a.shape())));
+    }
+    ffi::unique(a, size, options.index, options.inverse, options.counts, fill_value)
+}
+
 macro_rules! windows {
     ($($(#[$docs:meta])* $name:ident;)*) => {$(
         $(#[$docs])*

@@ -240,3 +240,77 @@ pub fn to_fp8(a: &Array) -> Result<Array> {
 pub fn from_fp8(a: &Array, dtype: Dtype) -> Result<Array> {
     ffi::from_fp8(a, dtype)
 }
+
+/// The scales of [`qqmm`]'s operands.
+#[must_use]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QqmmScales<'a> {
+    /// Scales of `w`, if it is packed.
+    pub w: Option<&'a Array>,
+    /// A scale over all of `x` (nvfp4 only).
+    pub global_x: Option<&'a Array>,
+    /// A scale over all of `w` (nvfp4 only).
+    pub global_w: Option<&'a Array>,
+}
+
+/// `x @ w.T` with both sides quantised, in the modes nvfp4 and mxfp8. MLX's CPU back end computes
+/// it for a single row and packed `w` only, and reports others when they are computed.
+///
+/// # Errors
+/// [`Error::Shape`] for another mode; [`Error::Op`] if the shapes do not fit.
+pub fn qqmm(
+    x: &Array,
+    w: &Array,
+    scales: QqmmScales<'_>,
+    layout: QuantizationLayout,
+) -> Result<Array> {
+    check_both("qqmm", layout)?;
+    ffi::qqmm(
+        x,
+        w,
+        scales.w,
+        layout.group_size,
+        layout.bits,
+        layout.mode.as_str(),
+        scales.global_x,
+        scales.global_w,
+    )
+}
+
+/// [`qqmm`] with matrices chosen by index. GPU only.
+///
+/// # Errors
+/// As [`qqmm`], or [`Error::OutOfBounds`] for indices outside.
+pub fn gather_qqmm(
+    x: &Array,
+    w: &Array,
+    scales: QqmmScales<'_>,
+    indices: GatherIndices<'_>,
+    layout: QuantizationLayout,
+) -> Result<Array> {
+    check_both("gather_qqmm", layout)?;
+    let lhs = batch_indices("gather_qqmm", x, indices.lhs)?;
+    let rhs = batch_indices("gather_qqmm", w, indices.rhs)?;
+    ffi::gather_qqmm(
+        x,
+        w,
+        scales.w,
+        lhs.as_ref(),
+        rhs.as_ref(),
+        layout.group_size,
+        layout.bits,
+        layout.mode.as_str(),
+        scales.global_x,
+        scales.global_w,
+        indices.sorted,
+    )
+}
+
+/// MLX's CPU back end takes affine operands and returns garbage.
+fn check_both(op: &'static str, layout: QuantizationLayout) -> Result<()> {
+    layout.check(op)?;
+    match layout.mode {
+        QuantizationMode::Nvfp4 | QuantizationMode::Mxfp8 => Ok(()),
+        other => Err(Error::shape(op, format!("mode {} is not supported", other.as_str()))),
+    }
+}

@@ -206,6 +206,25 @@ pub fn categorical_n(
     ffi::random_categorical_num_samples(logits, axis, num_samples, key)
 }
 
+/// Categories for each line along `axis`, in an array of `shape`, which ends in the shape of the
+/// lines: uint32.
+///
+/// # Errors
+/// As [`categorical`], or if `shape` does not fit.
+pub fn categorical_shape(
+    logits: &Array,
+    axis: i32,
+    shape: &impl IntoShape,
+    key: Option<&Array>,
+) -> Result<Array> {
+    if logits.dim(axis)? == 0 {
+        return Err(Error::shape("categorical", "there are no categories"));
+    }
+    let dims = shape.dims()?;
+    checked_size("categorical", &dims, Dtype::Uint32)?;
+    ffi::random_categorical_shape(logits, axis, &dims, key)
+}
+
 /// `x` with its slices along `axis` in random order.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! One test per way in which a GGUF header can lie.
 
-use mlx_core::io::gguf::{GgufFile, Limits, TensorInfo};
+use mlx_core::io::gguf::{GgufFile, Limits};
 use mlx_core::{Error, Result};
 
 use crate::io_gguf::fixture;
@@ -99,12 +99,7 @@ fn every_truncation_is_a_format_error() {
     let bytes = std::fs::read(fixture().join("blocks.gguf")).unwrap();
     // The padding after the last tensor may be missing, its last byte may not.
     let file = GgufFile::from_bytes(bytes.clone(), &Limits::default()).unwrap();
-    let last = file
-        .tensors()
-        .iter()
-        .map(TensorInfo::nbytes)
-        .last()
-        .unwrap();
+    let last = file.tensors().last().unwrap().nbytes();
     let padding = last.next_multiple_of(32) - last;
     let end = bytes.len() - padding;
     for len in 0..end {

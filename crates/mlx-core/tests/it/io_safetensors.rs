@@ -180,6 +180,17 @@ fn writing_to_a_missing_folder_names_the_path() {
     assert!(matches!(error, Error::Io { path: named, .. } if named == path));
 }
 
+#[test]
+fn a_failed_write_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    std::fs::create_dir(&path).unwrap();
+    let array = Array::from_slice(&[1_u8], &[1]).unwrap();
+    let error = save_safetensors(&path, [("x", &array)], &HashMap::new()).unwrap_err();
+    assert!(matches!(error, Error::Io { path: named, .. } if named == path));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
 fn shards(index: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     for (name, value) in [("a", 1.0_f32), ("b", 2.0)] {

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
+mod indexing;
 mod io_gguf;
-mod io_gguf_hostile;
-mod io_safetensors;
-mod io_npy;
 mod io_gguf_arrays;
+mod io_gguf_hostile;
+mod io_npy;
+mod io_safetensors;
+mod soundness;
+mod threads;

@@ -9,6 +9,7 @@ mod disk_full;
 mod fetch;
 mod installed;
 mod link;
+mod nvidia;
 mod pins;
 mod support;
 mod unpack;

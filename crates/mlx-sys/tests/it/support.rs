@@ -39,18 +39,29 @@ impl Setup {
 
     /// `extra` is the rest of the package's entry in the lock file.
     pub(crate) fn with_wheel(wheel: &[u8], extra: &str, pip: &Pip) -> Self {
+        Self::with_packages(&[("demo", extra, wheel)], pip)
+    }
+
+    /// Several packages, all at version 1.0: name, rest of the lock file's entry, wheel.
+    pub(crate) fn with_packages(packages: &[(&str, &str, &[u8])], pip: &Pip) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(WHEEL), wheel).unwrap();
-        let digest: String = Sha256::digest(wheel)
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        let pins = Pins::parse(&format!(
-            "mlx = \"1.0\"\n[[package]]\nname = \"demo\"\nversion = \"1.0\"\n{extra}\n\
-             [[package.file]]\ntarget = \"any\"\nname = \"{WHEEL}\"\nsha256 = \"{digest}\"\n"
-        ))
-        .unwrap();
-        let setup = Self { folder, pins };
+        let mut lock = "mlx = \"1.0\"\n".to_owned();
+        for (name, extra, wheel) in packages {
+            let file = format!("{}-1.0-py3-none-any.whl", name.replace('-', "_"));
+            fs::write(folder.path().join(&file), wheel).unwrap();
+            let digest: String = Sha256::digest(wheel)
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect();
+            lock.push_str(&format!(
+                "[[package]]\nname = \"{name}\"\nversion = \"1.0\"\n{extra}\n\
+                 [[package.file]]\ntarget = \"any\"\nname = \"{file}\"\nsha256 = \"{digest}\"\n"
+            ));
+        }
+        let setup = Self {
+            folder,
+            pins: Pins::parse(&lock).unwrap(),
+        };
         setup.set_pip(pip);
         setup
     }
@@ -60,8 +71,8 @@ impl Setup {
         let _ = fs::remove_dir_all(&bin);
         fs::create_dir(&bin).unwrap();
         let copy = format!(
-            "for last; do :; done\nmkdir -p \"$last\" && cp '{}' \"$last/\"",
-            self.path(WHEEL).display()
+            "for last; do :; done\nmkdir -p \"$last\" && cp '{}'/*.whl \"$last/\"",
+            self.folder.path().display()
         );
         let download = match pip {
             Pip::Works => copy,

@@ -1,8 +1,9 @@
 use std::fmt;
 use std::path::Path;
 
+use super::limits::Limits;
 use super::metadata::Metadata;
-use super::parse::{Header, Limits, TensorInfo, parse};
+use super::parse::{Header, TensorInfo, parse};
 use super::types::GgmlType;
 use super::{dequant, repack};
 use crate::ffi::mmap::map_file;

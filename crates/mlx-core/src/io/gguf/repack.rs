@@ -1,4 +1,5 @@
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use super::types::GgmlType;
 use super::unpack::{
@@ -291,13 +292,18 @@ impl Source<'_> {
 
 /// Half-precision copies, if they are all exact.
 fn narrow(numbers: &[f32]) -> Option<Vec<f16>> {
-    numbers
-        .iter()
-        .map(|&number| {
-            let half = f16::from_f32(number);
-            (half.to_f32() == number).then_some(half)
-        })
-        .collect()
+    const RUN: usize = 256;
+    let mut halves = vec![f16::ZERO; numbers.len()];
+    let mut widened = [0.0; RUN];
+    for (numbers, halves) in numbers.chunks(RUN).zip(halves.chunks_mut(RUN)) {
+        halves.convert_from_f32_slice(numbers);
+        let widened = &mut widened[..numbers.len()];
+        halves.convert_to_f32_slice(widened);
+        if widened != numbers {
+            return None;
+        }
+    }
+    Some(halves)
 }
 
 fn q4_k(block: &[u8; 144], words: &mut [u32; 32]) {

@@ -2,8 +2,9 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 
+use super::cursor::MAGIC;
 use super::metadata::{Metadata, Value, ValueArray};
-use super::parse::{MAGIC, MAX_DIMS, alignment};
+use super::parse::{MAX_DIMS, alignment};
 use super::quantize::quantize;
 use super::types::GgmlType;
 use crate::io::atomic::replace_file;

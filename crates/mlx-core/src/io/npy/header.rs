@@ -42,10 +42,9 @@ pub(super) fn parse(bytes: &[u8], label: &str) -> Result<Header> {
         version => return Err(error(format!("version {version}, expected 1 to 3"))),
     };
     let (header, data) = rest.split_at_checked(length).ok_or_else(truncated)?;
-    let header = std::str::from_utf8(header)
-        .map_err(|source| error(format!("header: not UTF-8: {source}")))?;
     // Copied before it is checked: a mapped file may change in between.
-    let header = header.to_owned();
+    let header = String::from_utf8(header.to_vec())
+        .map_err(|source| error(format!("header: not UTF-8: {}", source.utf8_error())))?;
     let fields = Fields::parse(&header).map_err(|message| error(format!("header: {message}")))?;
     let (dtype, swap_width) = parse_descr(&fields.descr).ok_or_else(|| {
         Error::Unsupported(format!(

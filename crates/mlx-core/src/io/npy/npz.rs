@@ -6,7 +6,8 @@ use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-use super::{decode, header};
+use super::file::decode;
+use super::header;
 use crate::ffi::mmap::map_file;
 use crate::io::atomic::{io_error, replace_file};
 use crate::io::dense::dense_bytes;

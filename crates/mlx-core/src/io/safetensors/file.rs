@@ -31,7 +31,7 @@ use crate::{Array, Dtype, Error, Result};
 /// assert_eq!(file.read("weight")?.to_vec::<f32>()?, [1.0, 2.0, 3.0]);
 /// # Ok::<(), mlx_core::Error>(())
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SafetensorsFile {
     shards: Vec<Shard>,
     /// Shard and position in it of each tensor.
@@ -72,7 +72,7 @@ impl SafetensorsFile {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_all<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Result<Self> {
-        let mut file = Self::default();
+        let mut file = Self::empty();
         for path in paths {
             let path = path.as_ref();
             let label = format!("safetensors file `{}`", path.display());
@@ -86,9 +86,18 @@ impl SafetensorsFile {
     /// # Errors
     /// [`Error::Format`] as for [`open`](Self::open).
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self> {
-        let mut file = Self::default();
+        let mut file = Self::empty();
         file.add(Data::Owned(bytes.into()), "safetensors file".to_owned())?;
         Ok(file)
+    }
+
+    fn empty() -> Self {
+        Self {
+            shards: Vec::new(),
+            index: BTreeMap::new(),
+            metadata: HashMap::new(),
+            label: String::new(),
+        }
     }
 
     fn open_index(path: &Path) -> Result<Self> {
@@ -256,9 +265,12 @@ pub fn load_safetensors(
     path: impl AsRef<Path>,
 ) -> Result<(HashMap<String, Array>, HashMap<String, String>)> {
     let file = SafetensorsFile::open(path)?;
+    // In file order, which is the one that disks like.
     let arrays = file
-        .names()
-        .map(|name| Ok((name.to_owned(), file.read(name)?)))
+        .shards
+        .iter()
+        .flat_map(|shard| &shard.tensors)
+        .map(|tensor| Ok((tensor.name.clone(), file.read(&tensor.name)?)))
         .collect::<Result<_>>()?;
     Ok((arrays, file.metadata))
 }
