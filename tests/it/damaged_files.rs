@@ -20,9 +20,8 @@ fn refused(model: &Path, part: &str) {
 }
 
 #[test]
-fn the_undamaged_checkpoint_loads() -> Outcome {
-    load(checkpoint().path())?;
-    Ok(())
+fn the_undamaged_checkpoint_loads() {
+    assert!(load(checkpoint().path()).is_ok());
 }
 
 // JSON.

@@ -104,7 +104,7 @@ impl Case {
         let vocab = usize::try_from(model.vocab_size())?;
         let mut cache = model.make_cache(&CacheOptions::default());
         let (last, before) = prompt.split_last().ok_or("empty prompt")?;
-        model.forward(&row(before), &mut cache)?;
+        let _unread = model.forward(&row(before), &mut cache)?;
         let mut next = *last;
         let mut tokens = Vec::new();
         while tokens.len() < count {

@@ -122,10 +122,10 @@ CASES = [
             "max_position_embeddings": 512,
             "rope_scaling": {
                 "rope_type": "longrope", "short_factor": SHORT, "long_factor": LONG,
-                "original_max_position_embeddings": 16,
+                "original_max_position_embeddings": 8,
             },
         },
-        why="past the original length the long factors apply, so the first 16 single steps use other factors than one pass",
+        why="past the original length the long factors apply, so the first 8 single steps use other factors than one pass",
     ),
     Case(
         "llama", "rope-parameters", weights="f32", oracle="transformers", drop=("rope_theta",),

@@ -216,7 +216,188 @@ def attention(out):
     group.write(out, "attention")
 
 
+def layers(out):
+    """Convolution, pooling, the other normalisations, recurrence, transformer, upsampling."""
+    group = Group(6)
+    sequence, image, volume = group.normal(2, 9, 4), group.normal(2, 6, 7, 4), group.normal(1, 4, 5, 4, 2)
+    group.layer("conv1d", nn.Conv1d(4, 6, 3, stride=2, padding=1, dilation=2), sequence)
+    group.layer("conv1d.grouped", nn.Conv1d(4, 6, 3, groups=2, bias=False), sequence)
+    group.layer("conv2d", nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0)), image)
+    group.layer("conv2d.depthwise", nn.Conv2d(4, 4, 3, padding=1, groups=4), image)
+    group.layer("conv3d", nn.Conv3d(2, 3, 2, stride=(1, 2, 1), padding=1), volume)
+    group.layer("conv_transpose1d", nn.ConvTranspose1d(4, 3, 3, stride=2, padding=1, output_padding=1), sequence)
+    group.layer("conv_transpose2d", nn.ConvTranspose2d(4, 3, (3, 2), stride=2, padding=(1, 0)), image)
+    group.layer("conv_transpose3d", nn.ConvTranspose3d(2, 3, 2, stride=2, bias=False), volume)
+
+    group.layer("max_pool1d", nn.MaxPool1d(3, stride=2, padding=1), sequence)
+    group.layer("avg_pool1d", nn.AvgPool1d(3), sequence)
+    group.layer("max_pool2d", nn.MaxPool2d((3, 2), stride=(2, 1)), image)
+    group.layer("avg_pool2d", nn.AvgPool2d(2, padding=1), image)
+    group.layer("max_pool3d", nn.MaxPool3d(2), volume)
+    group.layer("avg_pool3d", nn.AvgPool3d((2, 3, 2), stride=1), volume)
+
+    group.layer("group_norm", nn.GroupNorm(2, 4), image)
+    group.layer("group_norm.pytorch", nn.GroupNorm(2, 4, pytorch_compatible=True), image)
+    group.layer("group_norm.plain", nn.GroupNorm(4, 4, eps=1e-3, affine=False), image)
+    group.layer("instance_norm", nn.InstanceNorm(4), image)
+    group.layer("instance_norm.affine", nn.InstanceNorm(4, affine=True), sequence)
+    group.layer("batch_norm.untracked", nn.BatchNorm(4, track_running_stats=False), image)
+    norm = nn.BatchNorm(4, momentum=0.3)
+    first, second = norm(image), norm(image * 2 + 1)
+    mx.eval(first, second)
+    running = {"running_mean": norm.running_mean, "running_var": norm.running_var}
+    norm.eval()
+    group.add("batch_norm", x=image, first=first, second=second, evaluated=norm(image), **running)
+
+    group.layer("bilinear", nn.Bilinear(4, 3, 5), group.normal(2, 6, 4), group.normal(2, 6, 3), names=("x1", "x2"))
+    group.layer("rnn", nn.RNN(4, 5), sequence)
+    group.layer("rnn.relu", nn.RNN(4, 5, bias=False, nonlinearity=nn.relu), sequence)
+    hidden = group.normal(2, 5)
+    group.layer("rnn.started", nn.RNN(4, 5), sequence, hidden, names=("x", "hidden"))
+    group.layer("gru", nn.GRU(4, 5), sequence)
+    group.layer("gru.started", nn.GRU(4, 5, bias=False), sequence, hidden, names=("x", "hidden"))
+    for part, index in (("hidden", 0), ("cell", 1)):
+        lstm = nn.LSTM(4, 5)
+        group.layer(f"lstm.{part}", lstm, sequence, call=lambda x: lstm(x)[index])
+    lstm = nn.LSTM(4, 5, bias=False)
+    started = lambda x, h, c: mx.concatenate(lstm(x, h, c), axis=-1)
+    group.layer("lstm.started", lstm, sequence, hidden, group.normal(2, 5), names=("x", "hidden", "cell"), call=started)
+
+    attention = nn.MultiHeadAttention(8, 2, 6, 5, 4, 10, 7, bias=True)
+    names = ("queries", "keys", "values")
+    group.layer("attention", attention, group.normal(2, 3, 6), group.normal(2, 4, 5), group.normal(2, 4, 4), names=names)
+    group.add("additive_mask", mask=nn.MultiHeadAttention.create_additive_causal_mask(4))
+    x, memory = group.normal(2, 3, 8), group.normal(2, 4, 8)
+    for first in (True, False):
+        case = "first" if first else "last"
+        encoder = nn.TransformerEncoder(2, 8, 2, 12, norm_first=first, activation=nn.gelu)
+        group.layer(f"encoder.norm_{case}", encoder, x, call=lambda x: encoder(x, "causal"))
+        decoder = nn.TransformerDecoder(1, 8, 2, norm_first=first)
+        names = ("x", "memory")
+        group.layer(f"decoder.norm_{case}", decoder, x, memory, names=names, call=lambda x, m: decoder(x, m, "causal", None))
+    transformer = nn.Transformer(8, 2, 1, 1, 12)
+    names = ("source", "target")
+    group.layer("transformer", transformer, memory, x, names=names, call=lambda s, t: transformer(s, t, None, "causal", None))
+
+    positions = mx.arange(5, dtype=mx.float32) * 3
+    group.add(
+        "sinusoidal",
+        x=positions,
+        y=nn.SinusoidalPositionalEncoding(8)(positions),
+        turned=nn.SinusoidalPositionalEncoding(6, 1e-2, 2.0, scale=1.0, cos_first=True, full_turns=True)(positions),
+        two=nn.SinusoidalPositionalEncoding(2)(positions),
+    )
+    for heads in (4, 6):
+        scores = group.normal(1, heads, 3, 5)
+        group.add(f"alibi.{heads}", x=scores, y=nn.ALiBi()(scores), later=nn.ALiBi()(scores, offset=2, mask=scores[0, 0]))
+
+    small = group.normal(1, 5, 4, 2)
+    for mode in ("nearest", "linear", "cubic"):
+        for factor in (2.0, 1.5, (0.5, 3.0)):
+            name = f"upsample.{mode}.{factor if isinstance(factor, float) else '0.5x3'}"
+            group.layer(f"{name}.edges", nn.Upsample(factor, mode), small)
+            if mode != "nearest":
+                group.layer(f"{name}.corners", nn.Upsample(factor, mode, align_corners=True), small)
+                group.layer(f"{name}.antialias", nn.Upsample(factor, mode, antialias=True), small)
+    group.layer("upsample.linear.1d", nn.Upsample(3.0, "linear"), sequence)
+    group.write(out, "layers")
+
+
+def loss(out):
+    group = Group(7)
+    x, t = group.normal(4, 5), group.normal(4, 5)
+    signs = mx.sign(group.normal(4, 5))
+    ids = mx.array([3, 0, 4, 1])
+    chances = mx.softmax(group.normal(4, 5))
+    half = group.uniform(0.05, 0.95, 4, 5)
+    weights = group.uniform(0.5, 2.0, 4)
+    losses, names = nn.losses, ("x", "t")
+    group.add("shared", ids=ids, chances=chances, weights=weights, signs=signs)
+    group.differentiate("cross_entropy", lambda x: losses.cross_entropy(x, ids), x)
+    group.differentiate("cross_entropy.smooth", lambda x: losses.cross_entropy(x, ids, weights, label_smoothing=0.1, reduction="mean"), x)
+    group.differentiate("cross_entropy.chances", lambda x: losses.cross_entropy(x, chances, reduction="sum"), x)
+    group.differentiate("cross_entropy.axis", lambda x: losses.cross_entropy(x, ids % 4, axis=0), group.normal(5, 4))
+    group.differentiate("binary_cross_entropy", lambda x: losses.binary_cross_entropy(x, chances), x)
+    group.differentiate("binary_cross_entropy.chances", lambda x: losses.binary_cross_entropy(x, chances, with_logits=False), half)
+    group.differentiate("l1", losses.l1_loss, x, t, names=names)
+    group.differentiate("mse", losses.mse_loss, x, t, names=names)
+    group.differentiate("nll", lambda x: losses.nll_loss(x, ids), x)
+    gaussian = lambda x, t, v: losses.gaussian_nll_loss(x, t, v, full=True)
+    group.differentiate("gaussian_nll", gaussian, x, t, half, names=("x", "t", "variances"))
+    group.differentiate("kl_div", losses.kl_div_loss, x, t, names=names)
+    group.differentiate("smooth_l1", lambda x, t: losses.smooth_l1_loss(x, t, beta=0.7), x, t, names=names)
+    group.differentiate("triplet", losses.triplet_loss, x, t, half, names=("x", "t", "negatives"))
+    group.differentiate("hinge", lambda x: losses.hinge_loss(x, signs), x)
+    group.differentiate("huber", lambda x, t: losses.huber_loss(x, t, delta=0.8), x, t, names=names)
+    group.differentiate("log_cosh", losses.log_cosh_loss, x, t, names=names)
+    group.differentiate("cosine_similarity", losses.cosine_similarity_loss, x, t, names=names)
+    ranking = lambda x, t: losses.margin_ranking_loss(x, t, signs, margin=0.2)
+    group.differentiate("margin_ranking", ranking, x, t, names=names)
+    group.write(out, "loss")
+
+
+STEPS = 20
+
+
+def optimizer(out):
+    """Twenty steps of each rule on one matrix, one vector and one kernel."""
+    import mlx.optimizers as optim
+
+    group = Group(8)
+    start = {"matrix": group.normal(6, 4), "vector": group.normal(5), "kernel": group.normal(3, 2, 2)}
+    gradients = [{name: group.normal(*value.shape) for name, value in start.items()} for _ in range(STEPS)]
+    for name, value in start.items():
+        group.add("shared", **{name: value, f"gradients.{name}": mx.stack([step[name] for step in gradients])})
+    rules = {
+        "sgd": optim.SGD(0.1),
+        "sgd.momentum": optim.SGD(0.1, momentum=0.9, weight_decay=0.01, dampening=0.1),
+        "sgd.nesterov": optim.SGD(0.1, momentum=0.9, nesterov=True),
+        "rmsprop": optim.RMSprop(0.01),
+        "adagrad": optim.Adagrad(0.1),
+        "adadelta": optim.AdaDelta(1.0),
+        "adam": optim.Adam(0.01),
+        "adam.corrected": optim.Adam(0.01, bias_correction=True),
+        "adamw": optim.AdamW(0.01, weight_decay=0.1),
+        "adamax": optim.Adamax(0.01),
+        "lion": optim.Lion(0.01, weight_decay=0.1),
+        "adafactor": optim.Adafactor(),
+        "adafactor.absolute": optim.Adafactor(
+            0.01, beta_1=0.9, weight_decay=0.1, scale_parameter=False, relative_step=False
+        ),
+        "adafactor.warmup": optim.Adafactor(warmup_init=True),
+        "muon": optim.Muon(0.02),
+        "muon.plain": optim.Muon(0.02, weight_decay=0.0, nesterov=False),
+        "scheduled": optim.SGD(optim.cosine_decay(0.1, 10, 0.01)),
+    }
+    for case, rule in rules.items():
+        parameters = dict(start)
+        for step, gradient in enumerate(gradients):
+            parameters = rule.apply_gradients(gradient, parameters)
+            if step in (0, STEPS - 1):
+                group.add(f"{case}.{step + 1}", **parameters)
+        from mlx.utils import tree_flatten
+
+        state = {name: value for name, value in tree_flatten(rule.state) if value.dtype == mx.float32}
+        group.add(f"{case}.state", **state)
+
+    schedules = {
+        "exponential": optim.exponential_decay(0.1, 0.9),
+        "step": optim.step_decay(0.1, 0.5, 4),
+        "cosine": optim.cosine_decay(0.1, 12, 0.01),
+        "linear": optim.linear_schedule(0.0, 0.1, 5),
+        "joined": optim.join_schedules([optim.linear_schedule(0.0, 0.1, 5), optim.cosine_decay(0.1, 10)], [5]),
+    }
+    for case, schedule in schedules.items():
+        group.add(f"schedule.{case}", y=mx.stack([mx.array(schedule(mx.array(step)), mx.float32) for step in range(STEPS)]))
+    clipped, norm = optim.clip_grad_norm(gradients[0], 1.0)
+    group.add("clipped", norm=norm, **clipped)
+    group.write(out, "optimizer")
+
+
 def generate(out, args):
+    layers(out)
+    loss(out)
+    optimizer(out)
     activation(out)
     norm(out)
     linear(out)

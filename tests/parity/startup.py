@@ -56,5 +56,4 @@ def main():
         print(f"{name:15} {statistics.median(found):.3f} s to the first text, {min(found):.3f} to {max(found):.3f} over {len(found)} runs")
 
 
-if __name__ == "__main__":
-    main()
+main()

@@ -135,7 +135,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(error) = failure {
         return Err(error);
     }
-    println!("{totals}");
+    if totals != Totals::default() {
+        println!("{totals}");
+    }
     Ok(())
 }
 

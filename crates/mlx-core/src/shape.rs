@@ -11,7 +11,7 @@ mod sealed {
 /// Anything that reads as a shape: `[i32; N]`, `&[i32]`, `&[usize]`, `Vec` of either, and tuples
 /// of one to eight `usize`.
 ///
-/// Functions take `&impl IntoShape`, so `&[2, 3]`, `&(2, 3)`, `&x.shape()[..]` and `&[0i32; 0]`
+/// Functions take `&(impl IntoShape + ?Sized)`, so `&[2, 3]`, `&(2, 3)`, `&x.shape()[..]` and `&[0i32; 0]`
 /// all work.
 pub trait IntoShape: sealed::Sealed {
     /// The dimensions as MLX counts them.

@@ -41,7 +41,8 @@ enum Command {
     Info(info::Arguments),
 }
 
-/// Exit codes: 0 for success, 1 for failure, 2 for wrong usage, 130 for Ctrl-C.
+/// Exit codes: 0 for success, 1 for failure, 2 for wrong usage, 130 for an answer
+/// that Ctrl-C cut short.
 pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log();

@@ -244,11 +244,22 @@ impl RopeConfig<'_> {
         };
         let parameters = self.parameters.map(own).transpose()?;
         let merged = RopeParameters::from_config(self.theta, self.scaling, parameters.as_ref());
+        let field = if self.parameters.is_some() {
+            "rope_parameters"
+        } else {
+            "rope_scaling"
+        };
+        let scale = merged
+            .factor
+            .filter(|factor| !(factor.is_finite() && *factor > 0.0));
+        if let Some(factor) = scale {
+            return Err(Error::config(
+                field,
+                format!("`factor` must be more than 0, not {factor}"),
+            ));
+        }
         let dims = merged.rotary_dims(self.head_dim);
-        Ok(Rope::from_parameters(
-            dims,
-            &merged,
-            self.max_position_embeddings,
-        )?)
+        let rope = Rope::from_parameters(dims, &merged, self.max_position_embeddings);
+        rope.map_err(|error| Error::config(field, error.to_string()))
     }
 }

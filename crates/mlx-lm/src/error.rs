@@ -110,34 +110,44 @@ pub enum Error {
 }
 
 impl Error {
-    /// What the caller can do about it, as one clause for a terminal.
+    /// What to do about it, as one clause for a terminal.
     #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Load { source, .. } => source.hint(),
-            Self::ModelNotFound { .. } => Some(
-                "give a model folder, a .gguf file, or the id of a model in the local Hugging Face cache"
-                    .to_owned(),
-            ),
-            Self::MissingFile { file } => Some(format!(
-                "a model folder holds config.json, tokenizer.json and *.safetensors; fetch `{file}` again"
-            )),
+    pub fn hint(&self) -> String {
+        let fixed = match self {
+            Self::Load { source, .. } => return source.hint(),
             Self::UnsupportedModel { supported, .. } => {
-                Some(format!("supported are {}", supported.join(", ")))
+                return format!("supported are {}", supported.join(", "));
             }
-            Self::Json { .. } => Some("the file is damaged or not JSON; fetch it again".to_owned()),
-            Self::Text(TextError::MissingTokenizer { .. }) => {
-                Some("a model folder needs its tokenizer.json; fetch it again".to_owned())
+            Self::MissingFile { file } => {
+                return format!(
+                    "a model folder holds config.json, tokenizer.json and *.safetensors; fetch `{file}` again"
+                );
             }
-            Self::Text(TextError::Template { .. } | TextError::Refused { .. }) => {
-                Some("bypass the template with --ignore-chat-template".to_owned())
+            Self::ModelNotFound { .. } => {
+                "give a model folder, a .gguf file, or the id of a model in the local Hugging Face cache"
             }
-            Self::EmptyPrompt => Some("give some text, or use a chat template".to_owned()),
+            Self::Config { .. } => {
+                "check the configuration against the original, or look for another conversion of this model"
+            }
+            Self::Json { .. } => "the file is damaged or not JSON; fetch it again",
+            Self::Io { .. } => "check that the file exists and may be read",
+            Self::Weights { .. } => {
+                "the weights are damaged or of a kind that is not supported; fetch them again"
+            }
+            Self::Text(error) => text_hint(error),
+            Self::EmptyPrompt => "give some text, or use a chat template",
             Self::PromptTooLong { .. } => {
-                Some("shorten the prompt or use a model with a longer context".to_owned())
+                "shorten the prompt, or limit what is remembered with max_kv_size"
             }
-            _ => None,
-        }
+            Self::Option { .. } => "choose a value within its range",
+            Self::Cancelled => "run it again; nothing was left behind",
+            Self::Nn(mlx_nn::Error::Core(error)) | Self::Core(error) => core_hint(error),
+            Self::Nn(mlx_nn::Error::Load(_)) => {
+                "weights and config.json are not of the same model; fetch both again"
+            }
+            Self::Nn(_) => "check config.json against the original",
+        };
+        fixed.to_owned()
     }
 
     pub(crate) fn config(field: impl Into<String>, message: impl Into<String>) -> Self {
@@ -150,6 +160,36 @@ impl Error {
     pub(crate) fn weights(message: impl Into<String>) -> Self {
         Self::Weights {
             message: message.into(),
+        }
+    }
+}
+
+fn text_hint(error: &TextError) -> &'static str {
+    match error {
+        TextError::MissingTokenizer { .. } => {
+            "a model folder needs its tokenizer.json; fetch it again"
+        }
+        TextError::MissingTemplate { .. } => "use the prompt as it stands, or name a template",
+        TextError::Template { .. } | TextError::Refused { .. } => {
+            "use the prompt as it stands, without the chat template"
+        }
+        TextError::Unsupported { .. } => "look for another conversion of this model",
+        TextError::Io { .. } => "check that the file exists and may be read",
+        TextError::Format { .. } => "the file is damaged; fetch it again",
+        TextError::Tokenize { .. } | TextError::Conversation(_) => "check the text that was given",
+    }
+}
+
+fn core_hint(error: &mlx_core::Error) -> &'static str {
+    match error {
+        mlx_core::Error::Format { .. } => "the file is damaged or incomplete; fetch it again",
+        mlx_core::Error::Io { .. } => "check that the file exists and may be read",
+        mlx_core::Error::OutOfMemory(_) => {
+            "use a smaller or a quantised model, or close other programs"
+        }
+        mlx_core::Error::Unsupported(_) => "look for another conversion of this model",
+        _ => {
+            "check the checkpoint against its original; if it is sound, this is a bug worth a report"
         }
     }
 }

@@ -154,7 +154,14 @@ impl Iterator for Generation<'_> {
             return None;
         }
         self.started.get_or_insert_with(Instant::now);
-        let segment = match self.tokens.next()? {
+        let Some(token) = self.tokens.next() else {
+            // Either nothing was to be generated, or an error ended the tokens.
+            if self.stats.generation_tokens == 0 {
+                self.stats.finish_reason = Some(FinishReason::Length);
+            }
+            return None;
+        };
+        let segment = match token {
             Ok(token) => {
                 self.clock(Instant::now());
                 self.segment(token)

@@ -1,5 +1,6 @@
 //! From a path to a model that is ready to generate.
 
+mod check;
 mod folder;
 mod generation_config;
 mod gguf;
@@ -153,8 +154,12 @@ impl<'a> Loader<'a> {
         if let Some(dtype) = self.dtype {
             weights = cast(weights, dtype)?;
         }
+        check::dtypes(&weights)?;
         let mut options = LoadOptions::default();
-        options.quantization = quantization;
+        if let Some(quantization) = quantization {
+            check::quantization(&weights, &quantization)?;
+            options = options.quantization(quantization);
+        }
         load_weights(model.as_mut(), weights, &options)?;
         materialise(model.as_ref(), &monitor.cancel)?;
         tokenizer.add_eos_ids(generation.eos_token_ids.iter().copied());

@@ -65,7 +65,10 @@ impl Dropout {
         if (0.0..1.0).contains(&p) {
             Ok(Self { p, shared_axes })
         } else {
-            Err(Error::invalid("Dropout", format!("p must be in 0..1, found {p}")))
+            Err(Error::invalid(
+                "Dropout",
+                format!("p must be in 0..1, found {p}"),
+            ))
         }
     }
 

@@ -46,11 +46,20 @@ impl Reduction {
 
 /// Refuses operands of different shapes.
 fn same_shape(loss: &'static str, arrays: &[&Array]) -> Result<()> {
-    if arrays.windows(2).all(|pair| matches!(pair, [a, b] if a.shape() == b.shape())) {
+    if arrays
+        .windows(2)
+        .all(|pair| matches!(pair, [a, b] if a.shape() == b.shape()))
+    {
         return Ok(());
     }
-    let shapes: Vec<_> = arrays.iter().map(|array| format!("{:?}", array.shape())).collect();
-    Err(Error::invalid(loss, format!("the shapes {} differ", shapes.join(" and "))))
+    let shapes: Vec<_> = arrays
+        .iter()
+        .map(|array| format!("{:?}", array.shape()))
+        .collect();
+    Err(Error::invalid(
+        loss,
+        format!("the shapes {} differ", shapes.join(" and ")),
+    ))
 }
 
 /// Multiplies element losses by weights of the same shape.

@@ -8,6 +8,7 @@
 
 mod buffer;
 mod containers;
+pub mod gradient;
 pub mod load;
 pub mod parameters;
 mod path;

@@ -62,7 +62,12 @@ impl<const D: usize> Pool<D> {
 
     fn new(kind: Kind, kernel_size: [i32; D]) -> Result<Self> {
         check_dims("Pool", &kernel_size)?;
-        Ok(Self { kind, kernel_size, stride: kernel_size, padding: [0; D] })
+        Ok(Self {
+            kind,
+            kernel_size,
+            stride: kernel_size,
+            padding: [0; D],
+        })
     }
 
     /// Sets the steps between windows.
@@ -81,7 +86,10 @@ impl<const D: usize> Pool<D> {
     /// [`Error::InvalidArgument`] if it is negative.
     pub fn padding(mut self, padding: [i32; D]) -> Result<Self> {
         if padding.iter().any(|&size| size < 0) {
-            return Err(Error::invalid("Pool", format!("padding {padding:?} is negative")));
+            return Err(Error::invalid(
+                "Pool",
+                format!("padding {padding:?} is negative"),
+            ));
         }
         self.padding = padding;
         Ok(self)

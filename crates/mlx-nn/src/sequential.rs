@@ -7,7 +7,9 @@ use mlx_core::Array;
 use crate::{Module, Result};
 
 /// A module that maps one array to one array, so that it can stand in a [`Sequential`].
-pub trait UnaryLayer: Module + Debug + Send + Sync {
+///
+/// Implementing it takes a `Clone` type without borrows.
+pub trait UnaryLayer: Module + CloneLayer + Debug + Send + Sync {
     /// Runs the layer.
     ///
     /// # Errors
@@ -15,9 +17,21 @@ pub trait UnaryLayer: Module + Debug + Send + Sync {
     fn forward(&self, x: &Array) -> Result<Array>;
 }
 
-impl<L: UnaryLayer + ?Sized> UnaryLayer for Box<L> {
-    fn forward(&self, x: &Array) -> Result<Array> {
-        self.as_ref().forward(x)
+/// Copies a layer behind its pointer; every `Clone` layer can.
+pub trait CloneLayer {
+    /// A copy that shares the arrays.
+    fn clone_layer(&self) -> Box<dyn UnaryLayer>;
+}
+
+impl<L: UnaryLayer + Clone + 'static> CloneLayer for L {
+    fn clone_layer(&self) -> Box<dyn UnaryLayer> {
+        Box::new(self.clone())
+    }
+}
+
+impl Clone for Box<dyn UnaryLayer> {
+    fn clone(&self) -> Self {
+        self.as_ref().clone_layer()
     }
 }
 
@@ -31,7 +45,7 @@ impl<L: UnaryLayer + ?Sized> UnaryLayer for Box<L> {
 /// assert_eq!(model.forward(&Array::ones::<f32>(&[2, 4])?)?.shape(), [2, 8]);
 /// # Ok::<(), mlx_nn::Error>(())
 /// ```
-#[derive(Debug, Default, Module)]
+#[derive(Debug, Clone, Default, Module)]
 pub struct Sequential {
     layers: Vec<Box<dyn UnaryLayer>>,
 }

@@ -86,7 +86,7 @@ fn method(family: &str, function: &syn::ItemFn) -> Option<String> {
 
 /// Names that the generated file imports; every other capitalised name belongs to the family.
 const KNOWN: &[&str] =
-    &["Array", "Complex32", "Dtype", "Element", "IntoShape", "Result", "Option", "Vec", "Into", "AsRef", "String", "Self", "T"];
+    &["Array", "Complex32", "Dtype", "Element", "IntoShape", "Result", "Option", "Vec", "Into", "AsRef", "Sized", "String", "Self", "T"];
 
 fn qualify(family: &str, text: &str) -> String {
     let mut out = String::new();

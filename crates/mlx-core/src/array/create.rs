@@ -15,7 +15,7 @@ impl Array {
     ///
     /// # Errors
     /// [`Error::Shape`] if the lengths differ.
-    pub fn from_slice<T: Element>(data: &[T], shape: &impl IntoShape) -> Result<Array> {
+    pub fn from_slice<T: Element>(data: &[T], shape: &(impl IntoShape + ?Sized)) -> Result<Array> {
         let dims = shape.dims()?;
         fill("from_slice", data.len(), &dims, T::DTYPE)?;
         ffi::array_from_bytes(ffi::bytes_of(data), &dims, T::DTYPE)
@@ -25,7 +25,7 @@ impl Array {
     ///
     /// # Errors
     /// [`Error::Shape`] if `data` does not fill `shape`.
-    pub fn from_vec<T: Element>(data: Vec<T>, shape: &impl IntoShape) -> Result<Array> {
+    pub fn from_vec<T: Element>(data: Vec<T>, shape: &(impl IntoShape + ?Sized)) -> Result<Array> {
         let dims = shape.dims()?;
         fill("from_vec", data.len(), &dims, T::DTYPE)?;
         ffi::array_from_vec(data, &dims)
@@ -37,7 +37,7 @@ impl Array {
     ///
     /// # Errors
     /// [`Error::Shape`] if `bytes` does not fill `shape`.
-    pub fn from_bytes(bytes: &[u8], shape: &impl IntoShape, dtype: Dtype) -> Result<Array> {
+    pub fn from_bytes(bytes: &[u8], shape: &(impl IntoShape + ?Sized), dtype: Dtype) -> Result<Array> {
         let dims = shape.dims()?;
         let size = checked_size("from_bytes", &dims, dtype)?;
         if bytes.len() != size * dtype.size() {
@@ -69,7 +69,7 @@ impl Array {
     ///
     /// # Errors
     /// [`Error::Shape`] if the shape is negative or absurdly large.
-    pub fn full<T: Element>(shape: &impl IntoShape, value: T) -> Result<Array> {
+    pub fn full<T: Element>(shape: &(impl IntoShape + ?Sized), value: T) -> Result<Array> {
         let dims = shape.dims()?;
         checked_size("full", &dims, T::DTYPE)?;
         ffi::ops::full(&dims, &Array::scalar(value)?, T::DTYPE)
@@ -79,7 +79,7 @@ impl Array {
     ///
     /// # Errors
     /// [`Error::Shape`] if the shape is negative or absurdly large.
-    pub fn zeros<T: Element>(shape: &impl IntoShape) -> Result<Array> {
+    pub fn zeros<T: Element>(shape: &(impl IntoShape + ?Sized)) -> Result<Array> {
         Self::zeros_dtype(shape, T::DTYPE)
     }
 
@@ -87,7 +87,7 @@ impl Array {
     ///
     /// # Errors
     /// [`Error::Shape`] if the shape is negative or absurdly large.
-    pub fn zeros_dtype(shape: &impl IntoShape, dtype: Dtype) -> Result<Array> {
+    pub fn zeros_dtype(shape: &(impl IntoShape + ?Sized), dtype: Dtype) -> Result<Array> {
         let dims = shape.dims()?;
         checked_size("zeros", &dims, dtype)?;
         ffi::ops::zeros(&dims, dtype)
@@ -97,7 +97,7 @@ impl Array {
     ///
     /// # Errors
     /// [`Error::Shape`] if the shape is negative or absurdly large.
-    pub fn ones<T: Element>(shape: &impl IntoShape) -> Result<Array> {
+    pub fn ones<T: Element>(shape: &(impl IntoShape + ?Sized)) -> Result<Array> {
         Self::ones_dtype(shape, T::DTYPE)
     }
 
@@ -105,7 +105,7 @@ impl Array {
     ///
     /// # Errors
     /// [`Error::Shape`] if the shape is negative or absurdly large.
-    pub fn ones_dtype(shape: &impl IntoShape, dtype: Dtype) -> Result<Array> {
+    pub fn ones_dtype(shape: &(impl IntoShape + ?Sized), dtype: Dtype) -> Result<Array> {
         let dims = shape.dims()?;
         checked_size("ones", &dims, dtype)?;
         ffi::ops::ones(&dims, dtype)

@@ -1251,7 +1251,7 @@ impl Array {
     #[allow(clippy::missing_errors_doc)]
     pub fn as_strided(
         &self,
-        shape: &impl IntoShape,
+        shape: &(impl IntoShape + ?Sized),
         strides: &[i64],
         offset: usize,
     ) -> Result<Array> {
@@ -1725,14 +1725,14 @@ impl Array {
     /// See [`ops::shape::reshape`].
     #[inline]
     #[allow(clippy::missing_errors_doc)]
-    pub fn reshape(&self, shape: &impl IntoShape) -> Result<Array> {
+    pub fn reshape(&self, shape: &(impl IntoShape + ?Sized)) -> Result<Array> {
         ops::shape::reshape(self, shape)
     }
 
     /// See [`ops::shape::unflatten`].
     #[inline]
     #[allow(clippy::missing_errors_doc)]
-    pub fn unflatten(&self, axis: i32, shape: &impl IntoShape) -> Result<Array> {
+    pub fn unflatten(&self, axis: i32, shape: &(impl IntoShape + ?Sized)) -> Result<Array> {
         ops::shape::unflatten(self, axis, shape)
     }
 
@@ -1802,7 +1802,7 @@ impl Array {
     /// See [`ops::shape::broadcast_to`].
     #[inline]
     #[allow(clippy::missing_errors_doc)]
-    pub fn broadcast_to(&self, shape: &impl IntoShape) -> Result<Array> {
+    pub fn broadcast_to(&self, shape: &(impl IntoShape + ?Sized)) -> Result<Array> {
         ops::shape::broadcast_to(self, shape)
     }
 

@@ -43,7 +43,7 @@ pub fn stop_gradient(a: &Array) -> Result<Array> {
 /// [`Error::Shape`] if an element would lie outside the array.
 pub fn as_strided(
     a: &Array,
-    shape: &impl IntoShape,
+    shape: &(impl IntoShape + ?Sized),
     strides: &[i64],
     offset: usize,
 ) -> Result<Array> {

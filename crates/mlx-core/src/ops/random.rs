@@ -51,7 +51,7 @@ pub fn split_n(key: &Array, num: i32) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`] for other widths.
-pub fn bits(shape: &impl IntoShape, width: i32, key: Option<&Array>) -> Result<Array> {
+pub fn bits(shape: &(impl IntoShape + ?Sized), width: i32, key: Option<&Array>) -> Result<Array> {
     let dims = shape.dims()?;
     checked_size("bits", &dims, Dtype::Uint32)?;
     ffi::random_bits(&dims, width, key)
@@ -71,7 +71,7 @@ pub fn bits(shape: &impl IntoShape, width: i32, key: Option<&Array>) -> Result<A
 pub fn uniform<T: Element>(
     low: f32,
     high: f32,
-    shape: &impl IntoShape,
+    shape: &(impl IntoShape + ?Sized),
     key: Option<&Array>,
 ) -> Result<Array> {
     let dims = shape.dims()?;
@@ -86,7 +86,7 @@ pub fn uniform<T: Element>(
 pub fn normal<T: Element>(
     loc: f32,
     scale: f32,
-    shape: &impl IntoShape,
+    shape: &(impl IntoShape + ?Sized),
     key: Option<&Array>,
 ) -> Result<Array> {
     let dims = shape.dims()?;
@@ -103,7 +103,7 @@ pub fn normal<T: Element>(
 pub fn multivariate_normal(
     mean: &Array,
     cov: &Array,
-    shape: &impl IntoShape,
+    shape: &(impl IntoShape + ?Sized),
     key: Option<&Array>,
 ) -> Result<Array> {
     let dims = shape.dims()?;
@@ -118,7 +118,7 @@ pub fn multivariate_normal(
 pub fn randint<T: Element>(
     low: i32,
     high: i32,
-    shape: &impl IntoShape,
+    shape: &(impl IntoShape + ?Sized),
     key: Option<&Array>,
 ) -> Result<Array> {
     let dims = shape.dims()?;
@@ -133,7 +133,7 @@ pub fn randint<T: Element>(
 ///
 /// # Errors
 /// [`Error::Op`] if `p` does not broadcast.
-pub fn bernoulli(p: &Array, shape: &impl IntoShape, key: Option<&Array>) -> Result<Array> {
+pub fn bernoulli(p: &Array, shape: &(impl IntoShape + ?Sized), key: Option<&Array>) -> Result<Array> {
     let dims = shape.dims()?;
     checked_size("bernoulli", &dims, Dtype::Float32)?;
     ffi::random_bernoulli(p, &dims, key)
@@ -146,7 +146,7 @@ pub fn bernoulli(p: &Array, shape: &impl IntoShape, key: Option<&Array>) -> Resu
 pub fn truncated_normal<T: Element>(
     lower: &Array,
     upper: &Array,
-    shape: &impl IntoShape,
+    shape: &(impl IntoShape + ?Sized),
     key: Option<&Array>,
 ) -> Result<Array> {
     let dims = shape.dims()?;
@@ -158,7 +158,7 @@ pub fn truncated_normal<T: Element>(
 ///
 /// # Errors
 /// [`Error::Op`] if `T` is not floating point.
-pub fn gumbel<T: Element>(shape: &impl IntoShape, key: Option<&Array>) -> Result<Array> {
+pub fn gumbel<T: Element>(shape: &(impl IntoShape + ?Sized), key: Option<&Array>) -> Result<Array> {
     let dims = shape.dims()?;
     checked_size("gumbel", &dims, T::DTYPE)?;
     ffi::random_gumbel(&dims, T::DTYPE, key)
@@ -171,7 +171,7 @@ pub fn gumbel<T: Element>(shape: &impl IntoShape, key: Option<&Array>) -> Result
 pub fn laplace<T: Element>(
     loc: f32,
     scale: f32,
-    shape: &impl IntoShape,
+    shape: &(impl IntoShape + ?Sized),
     key: Option<&Array>,
 ) -> Result<Array> {
     let dims = shape.dims()?;
@@ -214,7 +214,7 @@ pub fn categorical_n(
 pub fn categorical_shape(
     logits: &Array,
     axis: i32,
-    shape: &impl IntoShape,
+    shape: &(impl IntoShape + ?Sized),
     key: Option<&Array>,
 ) -> Result<Array> {
     if logits.dim(axis)? == 0 {

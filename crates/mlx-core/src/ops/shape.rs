@@ -15,7 +15,7 @@ use crate::{Array, Error, IntoShape, Result};
 ///
 /// # Errors
 /// [`Error::Shape`] if the sizes differ, or a dimension is negative and not the only -1.
-pub fn reshape(a: &Array, shape: &impl IntoShape) -> Result<Array> {
+pub fn reshape(a: &Array, shape: &(impl IntoShape + ?Sized)) -> Result<Array> {
     let dims = shape.dims()?;
     let inferred = dims.iter().filter(|&&dim| dim == -1).count();
     if inferred > 1 || dims.iter().any(|&dim| dim < -1) {
@@ -37,7 +37,7 @@ pub fn reshape(a: &Array, shape: &impl IntoShape) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Shape`] if the sizes do not multiply to the axis.
-pub fn unflatten(a: &Array, axis: i32, shape: &impl IntoShape) -> Result<Array> {
+pub fn unflatten(a: &Array, axis: i32, shape: &(impl IntoShape + ?Sized)) -> Result<Array> {
     let dims = shape.dims()?;
     let index = normalize_axis("unflatten", axis, a.ndim())?;
     let mut full: Vec<i32> = a.shape().to_vec();
@@ -122,7 +122,7 @@ pub fn moveaxis(a: &Array, source: i32, destination: i32) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`] if the shapes do not broadcast.
-pub fn broadcast_to(a: &Array, shape: &impl IntoShape) -> Result<Array> {
+pub fn broadcast_to(a: &Array, shape: &(impl IntoShape + ?Sized)) -> Result<Array> {
     let dims = shape.dims()?;
     checked_size("broadcast_to", &dims, a.dtype())?;
     ffi::broadcast_to(a, &dims)

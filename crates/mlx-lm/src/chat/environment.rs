@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use jiff::Zoned;
 use jiff::tz::TimeZone;
 use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value, filters};
 
 use super::{json, python, strings};
 
@@ -26,7 +26,7 @@ pub(super) fn environment() -> Environment<'static> {
         Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Refusal(message)))
     });
     env.add_filter("tojson", |value: Value, ascii: Option<bool>, kwargs: Kwargs| {
-        json::tojson(&value, ascii, kwargs)
+        json::tojson(&value, ascii, &kwargs)
     });
     env.add_filter("string", |value: Value| python::str(&value));
     env.add_filter("trim", |value: Value, set: Option<String>| {
@@ -37,11 +37,46 @@ pub(super) fn environment() -> Environment<'static> {
         }
     });
 
+    env.add_filter("title", |value: Value| strings::title_words(&python::str(&value)));
+    env.add_filter("indent", indent);
+    env.add_filter("int", |state: &State<'_, '_>, value: Value, default: Option<i64>| {
+        filters::int(state, &value).unwrap_or_else(|_| Value::from(default.unwrap_or(0)))
+    });
+    env.add_filter("float", |state: &State<'_, '_>, value: Value, default: Option<f64>| {
+        filters::float(state, &value).unwrap_or_else(|_| Value::from(default.unwrap_or(0.0)))
+    });
+
     env.add_test("sequence", |value: Value| has_items(&value));
     env.add_test("iterable", |value: Value| has_items(&value) || value.kind() == ValueKind::Iterable);
     env.add_test("number", |value: Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
     env.add_test("callable", |value: Value| value.kind() == ValueKind::Plain);
     env
+}
+
+/// Jinja's `indent`: knows Python's line ends and keeps the last one.
+fn indent(value: Value, width: Option<Value>, first: Option<bool>, blank: Option<bool>, kwargs: Kwargs) -> Result<String, Error> {
+    let width = match width.or(kwargs.get("width")?) {
+        Some(width) => match width.as_str() {
+            Some(text) => text.to_owned(),
+            None => " ".repeat(strings::bounded(usize::try_from(width)?)?),
+        },
+        None => " ".repeat(4),
+    };
+    let first = first.or(kwargs.get("first")?).unwrap_or(false);
+    let blank = blank.or(kwargs.get("blank")?).unwrap_or(false);
+    kwargs.assert_all_used()?;
+    let text = python::str(&value) + "\n";
+    let mut indented = String::with_capacity(text.len());
+    for (index, line) in strings::lines(&text).map(|(line, _)| line).enumerate() {
+        if index > 0 {
+            indented.push('\n');
+        }
+        if if index == 0 { first } else { blank || !line.is_empty() } {
+            indented.push_str(&width);
+        }
+        indented.push_str(line);
+    }
+    Ok(indented)
 }
 
 /// In Python, strings and mappings are sequences too, and what is undefined is an empty one.

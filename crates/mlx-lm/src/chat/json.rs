@@ -8,7 +8,7 @@ use minijinja::{Error, ErrorKind, Value};
 use super::python;
 
 /// Serialises with Python's separators; unlike Jinja's own filter it does not escape HTML.
-pub(super) fn tojson(value: &Value, ensure_ascii: Option<bool>, kwargs: Kwargs) -> Result<String, Error> {
+pub(super) fn tojson(value: &Value, ensure_ascii: Option<bool>, kwargs: &Kwargs) -> Result<String, Error> {
     let indent: Option<Value> = kwargs.get("indent")?;
     let separators: Option<Vec<String>> = kwargs.get("separators")?;
     let indent = match indent {
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     fn dump(json: serde_json::Value, kwargs: impl IntoIterator<Item = (&'static str, Value)>) -> String {
-        tojson(&Value::from_serialize(json), None, kwargs.into_iter().collect()).unwrap()
+        tojson(&Value::from_serialize(json), None, &kwargs.into_iter().collect()).unwrap()
     }
 
     #[test]

@@ -192,17 +192,23 @@ fn split_lines(s: &str, args: &[Value]) -> Result<Value, Error> {
     let (keep, kwargs): (Option<bool>, Kwargs) = from_args(args)?;
     let keep = keep.or(kwargs.get("keepends")?).unwrap_or(false);
     kwargs.assert_all_used()?;
-    let mut lines = Vec::new();
+    let found = lines(s).map(|(line, end)| if keep { format!("{line}{end}") } else { line.to_owned() });
+    Ok(Value::from(found.collect::<Vec<_>>()))
+}
+
+/// Lines with their ends, which are more than Unix knows.
+pub(super) fn lines(s: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut rest = s;
-    while !rest.is_empty() {
-        let end = rest.find(is_line_end).unwrap_or(rest.len());
-        let (line, tail) = rest.split_at(end);
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (line, tail) = rest.split_at(rest.find(is_line_end).unwrap_or(rest.len()));
         let width = if tail.starts_with("\r\n") { 2 } else { tail.chars().next().map_or(0, char::len_utf8) };
-        let (ending, next) = tail.split_at(width);
-        lines.push(if keep { format!("{line}{ending}") } else { line.to_owned() });
+        let (end, next) = tail.split_at(width);
         rest = next;
-    }
-    Ok(Value::from(lines))
+        Some((line, end))
+    })
 }
 
 fn is_line_end(character: char) -> bool {
@@ -242,11 +248,16 @@ fn find(s: &str, args: &[Value], must_exist: bool, from_right: bool) -> Result<V
 /// Templates come from strangers: a width cannot ask for more memory than any real one needs.
 const WIDEST: usize = 10_000;
 
-fn padding(s: &str, width: usize) -> Result<usize, Error> {
+/// The width, if it is a sane one.
+pub(super) fn bounded(width: usize) -> Result<usize, Error> {
     if width > WIDEST {
         return Err(error(format!("width {width} is over {WIDEST}")));
     }
-    Ok(width.saturating_sub(s.chars().count()))
+    Ok(width)
+}
+
+fn padding(s: &str, width: usize) -> Result<usize, Error> {
+    Ok(bounded(width)?.saturating_sub(s.chars().count()))
 }
 
 fn zfill(s: &str, width: usize) -> Result<Value, Error> {
@@ -279,6 +290,17 @@ fn title(s: &str) -> String {
         .flat_map(|character| {
             let lower = std::mem::replace(&mut inside, character.is_alphabetic());
             convert(character, !lower)
+        })
+        .collect()
+}
+
+/// Jinja's `title` filter: other than Python's method, only blanks, hyphens and brackets begin a word.
+pub(super) fn title_words(s: &str) -> String {
+    let mut inside = false;
+    s.chars()
+        .flat_map(|character| {
+            let word = !(is_space(character) || "-({[<".contains(character));
+            convert(character, !std::mem::replace(&mut inside, word))
         })
         .collect()
 }

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use mlx_lm::Error;
+use mlx_lm::tokenizer::TextError;
 
 /// Why a command ended early.
 #[derive(Debug)]
@@ -21,13 +22,16 @@ pub(crate) enum Failure {
         source: io::Error,
     },
     /// Ctrl-C.
-    Interrupted,
+    Interrupted {
+        /// Whether some of the answer was out already, which then just ends.
+        answering: bool,
+    },
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
-            Error::Cancelled => Self::Interrupted,
+            Error::Cancelled => Self::Interrupted { answering: false },
             error => Self::Library(error),
         }
     }
@@ -55,13 +59,11 @@ impl Failure {
             Self::Stream { source, .. } if source.kind() == ErrorKind::BrokenPipe => {
                 return ExitCode::SUCCESS;
             }
-            Self::Interrupted => return ExitCode::from(130),
+            Self::Interrupted { answering: true } => return ExitCode::from(130),
             _ => {}
         }
         let mut text = format!("error: {}\n", one_line(&self.message()));
-        if let Some(hint) = self.hint() {
-            text.push_str(&format!("hint: {}\n", one_line(&hint)));
-        }
+        text.push_str(&format!("hint: {}\n", one_line(&self.hint())));
         // Nobody is left to tell if standard error is gone too.
         let _ = io::stderr().write_all(text.as_bytes());
         self.code()
@@ -91,16 +93,20 @@ impl Failure {
             Self::Fetch(error) => format!("fetch the default model: {}", error.one_line()),
             Self::Usage { message, .. } => message.clone(),
             Self::Stream { what, source } => format!("{what}: {source}"),
-            Self::Interrupted => "interrupted".to_owned(),
+            Self::Interrupted { .. } => "interrupted".to_owned(),
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hint(&self) -> String {
         match self {
+            Self::Library(Error::Text(TextError::Template { .. } | TextError::Refused { .. })) => {
+                "bypass the template with --ignore-chat-template".to_owned()
+            }
             Self::Library(error) => error.hint(),
-            Self::Fetch(_) => Some("name a model of your own with --model".to_owned()),
-            Self::Usage { hint, .. } => Some((*hint).to_owned()),
-            _ => None,
+            Self::Fetch(_) => "name a model of your own with --model".to_owned(),
+            Self::Usage { hint, .. } => (*hint).to_owned(),
+            Self::Stream { .. } => "check where input and output are directed".to_owned(),
+            Self::Interrupted { .. } => "run it again; nothing was left behind".to_owned(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use mlx_lm::chat::Message;
-use mlx_lm::{CancelFlag, GenerateOptions, Generation, LoadedModel, Stats};
+use mlx_lm::{CancelFlag, Error, GenerateOptions, Generation, LoadedModel, Stats};
 use serde_json::json;
 
 use super::failure::Failure;
@@ -180,8 +180,7 @@ fn start<'m>(
         model.generate(prompt, &options)?
     };
     let mut progress = Progress::new("reading the prompt", Unit::Tokens, arguments.quiet);
-    let mut bar = move |done, total| progress.set(done, total);
-    Ok(generation.on_prefill(move |done, total| bar(done, total)))
+    Ok(generation.on_prefill(move |done, total| progress.set(done, total)))
 }
 
 /// Writes text as it comes, unless it is wanted as JSON, and returns all of it.
@@ -190,13 +189,11 @@ fn stream(arguments: &Arguments, generation: &mut Generation<'_>) -> Result<Stri
     for segment in generation {
         let segment = match segment {
             Ok(segment) => segment,
-            Err(error) => {
-                let failure = Failure::from(error);
-                if matches!(failure, Failure::Interrupted) && !arguments.json && !text.is_empty() {
-                    write_out("\n")?;
-                }
-                return Err(failure);
+            Err(Error::Cancelled) if !arguments.json && !text.is_empty() => {
+                write_out("\n")?;
+                return Err(Failure::Interrupted { answering: true });
             }
+            Err(error) => return Err(error.into()),
         };
         if !arguments.json && !segment.text.is_empty() {
             write_out(&segment.text)?;

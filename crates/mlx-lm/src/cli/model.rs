@@ -49,7 +49,7 @@ fn default_model(quiet: bool, cancel: &CancelFlag) -> Result<PathBuf, Failure> {
     let mut progress = Progress::new("fetching the default model", Unit::Bytes, quiet);
     let folder = vendor::fetch_model(DEFAULT_MODEL, &mut |step| show(&mut progress, &step));
     if cancel.is_cancelled() {
-        return Err(Failure::Interrupted);
+        return Err(Failure::Interrupted { answering: false });
     }
     let folder = folder.map_err(Failure::Fetch)?;
     let io = |source| Error::Io {

@@ -155,7 +155,7 @@ impl<'a> Tokens<'a> {
             async_eval(&[&next])?;
             self.next = Some(next);
         }
-        if self.produced % CLEAR_CACHE_EVERY == 0 {
+        if self.produced.is_multiple_of(CLEAR_CACHE_EVERY) {
             memory::clear_cache()?;
         }
         Ok(now.item::<u32>()?)

@@ -10,7 +10,9 @@ use std::collections::btree_map::Entry;
 use mlx_core::Array;
 use mlx_core::ops::shape::{reshape, transpose_axes};
 use mlx_nn::activation::swiglu;
-use mlx_nn::{Embedding, Linear, Mask, Module, RmsNorm, Rope, RopeParameters, RopeParametersField, Weights};
+use mlx_nn::{
+    Embedding, Linear, Mask, Module, RmsNorm, Rope, RopeParameters, RopeParametersField, Weights,
+};
 use serde::Deserialize;
 
 use super::sanitize;

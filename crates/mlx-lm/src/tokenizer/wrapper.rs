@@ -158,13 +158,11 @@ impl Tokenizer {
     }
 
     /// A streaming decoder that leaves out special tokens.
-    #[must_use]
     pub fn detokenizer(&self) -> Detokenizer<'_> {
         Detokenizer::new(&self.backend, &self.plan, true)
     }
 
     /// A streaming decoder that shows special tokens as text.
-    #[must_use]
     pub fn detokenizer_with_special(&self) -> Detokenizer<'_> {
         Detokenizer::new(&self.backend, &self.plan, false)
     }

@@ -74,12 +74,12 @@ fn a_growing_cache_keeps_everything() -> Outcome {
 fn a_growing_cache_grows_by_256_positions() -> Outcome {
     let mut cache = KvCache::new();
     assert_eq!(cache.nbytes(), 0);
-    cache.update(&noise(1, 3)?, &noise(2, 3)?)?;
+    drop(cache.update(&noise(1, 3)?, &noise(2, 3)?)?);
     let step = 2 * 256 * 2 * 4 * 4;
     assert_eq!(cache.nbytes(), step);
-    cache.update(&noise(1, 253)?, &noise(2, 253)?)?;
+    drop(cache.update(&noise(1, 253)?, &noise(2, 253)?)?);
     assert_eq!(cache.nbytes(), step);
-    cache.update(&noise(1, 1)?, &noise(2, 1)?)?;
+    drop(cache.update(&noise(1, 1)?, &noise(2, 1)?)?);
     assert_eq!(cache.nbytes(), 2 * step);
     Ok(())
 }
@@ -118,7 +118,7 @@ fn sinks_stay_visible() -> Outcome {
 fn a_full_rotating_cache_is_of_constant_size() -> Outcome {
     let mut cache = RotatingCache::new(8, 4);
     for _ in 0..40 {
-        cache.update(&noise(1, 1)?, &noise(2, 1)?)?;
+        drop(cache.update(&noise(1, 1)?, &noise(2, 1)?)?);
     }
     assert_eq!(cache.nbytes(), 2 * 8 * 2 * 4 * 4);
     assert_eq!(cache.offset(), 40);
@@ -129,7 +129,7 @@ fn a_full_rotating_cache_is_of_constant_size() -> Outcome {
 fn trimming_forgets_the_newest() -> Outcome {
     let mut cache = KvCache::new();
     let (keys, values) = (noise(1, 10)?, noise(2, 10)?);
-    cache.update(&span(&keys, 0, 6)?, &span(&values, 0, 6)?)?;
+    drop(cache.update(&span(&keys, 0, 6)?, &span(&values, 0, 6)?)?);
     assert_eq!(cache.trim(4), 4);
     let (kept, _) = cache.update(&span(&keys, 7, 9)?, &span(&values, 7, 9)?)?;
     let expected = concatenate(&[&span(&keys, 0, 2)?, &span(&keys, 7, 9)?], 2)?;
@@ -146,12 +146,12 @@ fn a_wrapped_cache_cannot_be_trimmed_and_then_none_is() -> Outcome {
         attention_cache(Some(4), &CacheOptions::default()),
     ];
     for layer in &mut cache {
-        layer.update(&noise(1, 3)?, &noise(2, 3)?)?;
+        drop(layer.update(&noise(1, 3)?, &noise(2, 3)?)?);
     }
     assert!(trim(&mut cache, 1));
     assert_eq!(cache[0].offset(), 2);
     for layer in &mut cache {
-        layer.update(&noise(1, 5)?, &noise(2, 5)?)?;
+        drop(layer.update(&noise(1, 5)?, &noise(2, 5)?)?);
     }
     assert!(!trim(&mut cache, 1));
     assert_eq!((cache[0].offset(), cache[1].offset()), (7, 7));
@@ -161,9 +161,9 @@ fn a_wrapped_cache_cannot_be_trimmed_and_then_none_is() -> Outcome {
 #[test]
 fn a_copy_evolves_on_its_own() -> Outcome {
     let mut original: Box<dyn LayerCache> = Box::new(KvCache::new());
-    original.update(&noise(1, 3)?, &noise(2, 3)?)?;
+    drop(original.update(&noise(1, 3)?, &noise(2, 3)?)?);
     let mut copy = original.clone();
-    copy.update(&noise(3, 1)?, &noise(4, 1)?)?;
+    drop(copy.update(&noise(3, 1)?, &noise(4, 1)?)?);
     let (kept, _) = original.update(&noise(5, 1)?, &noise(6, 1)?)?;
     let expected = concatenate(&[&noise(1, 3)?, &noise(5, 1)?], 2)?;
     assert_eq!(distance(&kept, &expected)?, 0.0);
@@ -174,7 +174,7 @@ fn a_copy_evolves_on_its_own() -> Outcome {
 #[test]
 fn shapes_that_do_not_fit_leave_the_cache_usable() -> Outcome {
     let mut cache = KvCache::new();
-    cache.update(&noise(1, 3)?, &noise(2, 3)?)?;
+    drop(cache.update(&noise(1, 3)?, &noise(2, 3)?)?);
     let other = Array::zeros::<f32>(&[1, 3, 1, 4])?;
     assert!(cache.update(&other, &other).is_err());
     assert_eq!(cache.offset(), 3);

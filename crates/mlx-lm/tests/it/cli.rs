@@ -31,21 +31,20 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Expects exit code `code` and an error line with `part`, a hint perhaps, and
-/// nothing else.
+/// Expects exit code `code`, an error line with `part`, a hint, and nothing else.
 fn fails(output: &Output, code: i32, part: &str) {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
     assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
     let lines: Vec<&str> = stderr.lines().collect();
+    let [error, hint] = lines[..] else {
+        panic!("not an error and a hint: {stderr}");
+    };
     assert!(
-        lines.len() <= 2 && lines[0].starts_with("error: ") && lines[0].contains(part),
+        error.starts_with("error: ") && error.contains(part),
         "`{part}`: {stderr}"
     );
-    assert!(
-        lines.get(1).is_none_or(|line| line.starts_with("hint: ")),
-        "{stderr}"
-    );
+    assert!(hint.starts_with("hint: "), "{stderr}");
 }
 
 #[test]
@@ -160,7 +159,7 @@ fn prompts_that_cannot_be_used_are_explained() -> Outcome {
         2,
         "the prompt is empty",
     );
-    let mut feed = |bytes: &[u8]| -> std::io::Result<Output> {
+    let feed = |bytes: &[u8]| -> std::io::Result<Output> {
         let mut command = program();
         command
             .args(["generate", "--prompt", "-", "--model"])

@@ -1,5 +1,11 @@
 //! Behaviour of the crate as its users see it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed expectation fails the test"
+)]
+
 mod cache;
 #[cfg(feature = "cli")]
 mod cli;

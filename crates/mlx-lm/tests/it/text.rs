@@ -25,7 +25,9 @@ fn corpus() -> Vec<String> {
 
 fn ids(text: &Value) -> Vec<u32> {
     let text = text.as_str().unwrap();
-    text.split_whitespace().map(|id| id.parse().unwrap()).collect()
+    text.split_whitespace()
+        .map(|id| id.parse().unwrap())
+        .collect()
 }
 
 fn prose() -> Tokenizer {
@@ -55,7 +57,10 @@ fn smollm2() -> Tokenizer {
     let file = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "gguf"))
+        .find(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "gguf")
+        })
         .unwrap();
     mlx_lm::load(file).unwrap().tokenizer().clone()
 }

@@ -66,9 +66,21 @@ impl<const D: usize> Conv<D> {
                 format!("{groups} groups do not divide {in_channels} and {out_channels} channels");
             return Err(Error::invalid("Conv", message));
         }
-        let shape = [&[out_channels], kernel_size.as_slice(), &[in_channels / groups]].concat();
+        let shape = [
+            &[out_channels],
+            kernel_size.as_slice(),
+            &[in_channels / groups],
+        ]
+        .concat();
         let (weight, bias) = fresh(&shape, true)?;
-        Ok(Self { weight, bias, stride: [1; D], padding: [0; D], dilation: [1; D], groups })
+        Ok(Self {
+            weight,
+            bias,
+            stride: [1; D],
+            padding: [0; D],
+            dilation: [1; D],
+            groups,
+        })
     }
 
     /// Sets the steps between outputs.
@@ -87,7 +99,10 @@ impl<const D: usize> Conv<D> {
     /// [`Error::InvalidArgument`] if a number is negative.
     pub fn padding(mut self, padding: [i32; D]) -> Result<Self> {
         if padding.iter().any(|&zeros| zeros < 0) {
-            return Err(Error::invalid("Conv", format!("padding {padding:?} is negative")));
+            return Err(Error::invalid(
+                "Conv",
+                format!("padding {padding:?} is negative"),
+            ));
         }
         self.padding = padding;
         Ok(self)

@@ -106,7 +106,10 @@ impl<const D: usize> ConvTranspose<D> {
     }
 
     fn options(&self) -> ConvOptions<D> {
-        ConvOptions::default().stride(self.stride).padding(self.padding).dilation(self.dilation)
+        ConvOptions::default()
+            .stride(self.stride)
+            .padding(self.padding)
+            .dilation(self.dilation)
     }
 
     fn add_bias(&self, y: Array) -> Result<Array> {
@@ -119,7 +122,10 @@ impl<const D: usize> ConvTranspose<D> {
 
 fn not_negative<const D: usize>(padding: [i32; D]) -> Result<[i32; D]> {
     if padding.iter().any(|&zeros| zeros < 0) {
-        return Err(Error::invalid("ConvTranspose", format!("padding {padding:?} is negative")));
+        return Err(Error::invalid(
+            "ConvTranspose",
+            format!("padding {padding:?} is negative"),
+        ));
     }
     Ok(padding)
 }

@@ -31,7 +31,12 @@ pub struct CrossEntropyOptions {
 
 impl Default for CrossEntropyOptions {
     fn default() -> Self {
-        Self { weights: None, axis: -1, label_smoothing: 0.0, reduction: Reduction::None }
+        Self {
+            weights: None,
+            axis: -1,
+            label_smoothing: 0.0,
+            reduction: Reduction::None,
+        }
     }
 }
 
@@ -63,7 +68,8 @@ impl CrossEntropyOptions {
 
 /// `log Σ eˡᵒᵍⁱᵗˢ − logit of the target`, over the class axis.
 ///
-/// `targets` are class ids without that axis, or probabilities with it.
+/// `targets` are class ids without that axis, or probabilities with it. Ids are not checked, as
+/// that would force their evaluation: one beyond the axis counts as the last class.
 ///
 /// ```
 /// use mlx_core::Array;
@@ -77,15 +83,22 @@ impl CrossEntropyOptions {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] if the shapes do not fit or the smoothing is outside `0..1`;
-/// [`Error::Core`] for evaluated class ids outside the axis.
-#[expect(clippy::needless_pass_by_value, reason = "options are chained by value")]
+/// [`Error::InvalidArgument`] if the shapes do not fit or the smoothing is outside `0..1`.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "options are chained by value"
+)]
 pub fn cross_entropy(
     logits: &Array,
     targets: &Array,
     options: CrossEntropyOptions,
 ) -> Result<Array> {
-    let CrossEntropyOptions { weights, axis, label_smoothing, reduction } = options;
+    let CrossEntropyOptions {
+        weights,
+        axis,
+        label_smoothing,
+        reduction,
+    } = options;
     if !(0.0..1.0).contains(&label_smoothing) {
         let message = format!("label smoothing must be in 0..1, found {label_smoothing}");
         return Err(Error::invalid("cross_entropy", message));
@@ -111,10 +124,19 @@ pub fn cross_entropy(
 /// The value of each target class along `axis`, which the result lacks.
 fn at_class(loss: &'static str, x: &Array, targets: &Array, axis: i32) -> Result<Array> {
     let mut expected = x.shape().to_vec();
-    let index = if axis < 0 { i64::from(axis) + x.ndim() as i64 } else { i64::from(axis) };
+    let index = if axis < 0 {
+        i64::from(axis) + x.ndim() as i64
+    } else {
+        i64::from(axis)
+    };
     match usize::try_from(index) {
         Ok(index) if index < expected.len() => expected.remove(index),
-        _ => return Err(Error::invalid(loss, format!("no axis {axis} in {expected:?}"))),
+        _ => {
+            return Err(Error::invalid(
+                loss,
+                format!("no axis {axis} in {expected:?}"),
+            ));
+        }
     };
     if targets.shape() != expected {
         let message = format!("targets {:?} do not fit {:?}", targets.shape(), x.shape());
@@ -143,8 +165,8 @@ pub fn binary_cross_entropy(
     } else {
         let limit = number(-100.0, inputs)?;
         let hit = clip(&log(inputs)?, Some(&limit), None)?;
-        let miss = clip(&log(&(1.0_f64 - inputs)?)?, Some(&limit), None)?;
-        let remainder = (1.0_f64 - targets)?;
+        let miss = clip(&log(&(1.0 - inputs)?)?, Some(&limit), None)?;
+        let remainder = (1.0 - targets)?;
         negative(&((targets * &hit)? + &remainder * &miss)?)?
     };
     reduction.apply(weighted("binary_cross_entropy", loss, weights)?)
@@ -160,7 +182,12 @@ pub fn nll_loss(
     axis: i32,
     reduction: Reduction,
 ) -> Result<Array> {
-    reduction.apply(negative(&at_class("nll_loss", log_probabilities, targets, axis)?)?)
+    reduction.apply(negative(&at_class(
+        "nll_loss",
+        log_probabilities,
+        targets,
+        axis,
+    )?)?)
 }
 
 /// The Kullback–Leibler divergence `Σ eᵗ (t − x)` of log-probabilities, along `axis`.
@@ -184,6 +211,6 @@ pub fn kl_div_loss(
 /// [`Error::InvalidArgument`] if the shapes differ.
 pub fn hinge_loss(inputs: &Array, targets: &Array, reduction: Reduction) -> Result<Array> {
     same_shape("hinge_loss", &[inputs, targets])?;
-    let margin = (1.0_f64 - &(inputs * targets)?)?;
+    let margin = (1.0 - &(inputs * targets)?)?;
     reduction.apply(maximum(&margin, &number(0.0, &margin)?)?)
 }

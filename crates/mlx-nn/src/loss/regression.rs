@@ -55,12 +55,19 @@ pub fn smooth_l1_loss(
 ) -> Result<Array> {
     same_shape("smooth_l1_loss", &[predictions, targets])?;
     if beta.is_nan() || beta <= 0.0 {
-        return Err(Error::invalid("smooth_l1_loss", format!("beta must be positive, found {beta}")));
+        return Err(Error::invalid(
+            "smooth_l1_loss",
+            format!("beta must be positive, found {beta}"),
+        ));
     }
     let difference = abs(&(predictions - targets)?)?;
     let inside = ((square(&difference)? * 0.5_f64)? / beta)?;
     let outside = (&difference - 0.5 * beta)?;
-    let loss = r#where(&less(&difference, &number(beta, &difference)?)?, &inside, &outside)?;
+    let loss = r#where(
+        &less(&difference, &number(beta, &difference)?)?,
+        &inside,
+        &outside,
+    )?;
     reduction.apply(loss)
 }
 

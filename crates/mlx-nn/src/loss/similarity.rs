@@ -27,7 +27,10 @@ pub fn cosine_similarity_loss(
     let length = |x: &Array| sqrt(&sum_axes(&square(x)?, &[axis], false)?);
     let lengths = multiply(&length(x1)?, &length(x2)?)?;
     let products = sum_axes(&multiply(x1, x2)?, &[axis], false)?;
-    reduction.apply(divide(&products, &maximum(&lengths, &number(eps, &lengths)?)?)?)
+    reduction.apply(divide(
+        &products,
+        &maximum(&lengths, &number(eps, &lengths)?)?,
+    )?)
 }
 
 /// `max(0, −t · (x₁ − x₂) + margin)` for targets ±1; the usual margin is 0.
@@ -65,7 +68,13 @@ pub struct TripletOptions {
 
 impl Default for TripletOptions {
     fn default() -> Self {
-        Self { axis: -1, p: 2.0, margin: 1.0, eps: 1e-6, reduction: Reduction::None }
+        Self {
+            axis: -1,
+            p: 2.0,
+            margin: 1.0,
+            eps: 1e-6,
+            reduction: Reduction::None,
+        }
     }
 }
 
@@ -100,7 +109,13 @@ pub fn triplet_loss(
     options: TripletOptions,
 ) -> Result<Array> {
     same_shape("triplet_loss", &[anchors, positives, negatives])?;
-    let TripletOptions { axis, p, margin, eps, reduction } = options;
+    let TripletOptions {
+        axis,
+        p,
+        margin,
+        eps,
+        reduction,
+    } = options;
     let distance = |others: &Array| -> Result<Array> {
         let differences = abs(&(anchors - others)?)?;
         let powers = power(&differences, &number(p, &differences)?)?;

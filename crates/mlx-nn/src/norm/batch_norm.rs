@@ -50,8 +50,10 @@ impl BatchNorm {
     /// [`Error::InvalidArgument`] if `num_features` is not positive.
     pub fn new(num_features: i32) -> Result<Self> {
         check_dims("BatchNorm", &[num_features])?;
-        let (zeros, ones) =
-            (Array::zeros::<f32>(&[num_features])?, Array::ones::<f32>(&[num_features])?);
+        let (zeros, ones) = (
+            Array::zeros::<f32>(&[num_features])?,
+            Array::ones::<f32>(&[num_features])?,
+        );
         Ok(Self {
             weight: Some(ones.clone()),
             bias: Some(zeros.clone()),
@@ -101,7 +103,11 @@ impl BatchNorm {
         let axes = reduced_axes(x)?;
         match (&self.running_mean, &self.running_var) {
             (Some(mean), Some(variance)) => self.normalize(x, mean, variance),
-            _ => self.normalize(x, &mean_axes(x, &axes, false)?, &var_axes(x, &axes, false, 0)?),
+            _ => self.normalize(
+                x,
+                &mean_axes(x, &axes, false)?,
+                &var_axes(x, &axes, false, 0)?,
+            ),
         }
     }
 
@@ -142,6 +148,9 @@ fn reduced_axes(x: &Array) -> Result<Vec<i32>> {
         2 => Ok(vec![0]),
         3 => Ok(vec![0, 1]),
         4 => Ok(vec![0, 1, 2]),
-        n => Err(Error::invalid("BatchNorm", format!("expected 2 to 4 axes, found {n}"))),
+        n => Err(Error::invalid(
+            "BatchNorm",
+            format!("expected 2 to 4 axes, found {n}"),
+        )),
     }
 }

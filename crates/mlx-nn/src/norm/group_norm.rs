@@ -107,7 +107,11 @@ impl GroupNorm {
             let centred = (&y - mean_axes(&y, &[1], true))?;
             (centred * rsqrt(&(var_axes(&y, &[1], true, 0)? + self.eps)?))?
         };
-        affine(reshape(&y, &shape)?, self.weight.as_ref(), self.bias.as_ref())
+        affine(
+            reshape(&y, &shape)?,
+            self.weight.as_ref(),
+            self.bias.as_ref(),
+        )
     }
 }
 

@@ -31,7 +31,11 @@ impl InstanceNorm {
     /// [`Error::InvalidArgument`] if `eps` is not positive.
     pub fn new(eps: f32) -> Result<Self> {
         check_eps("InstanceNorm", eps)?;
-        Ok(Self { weight: None, bias: None, eps })
+        Ok(Self {
+            weight: None,
+            bias: None,
+            eps,
+        })
     }
 
     /// A layer with factors and offsets.

@@ -49,7 +49,7 @@ pub(super) fn llama3(parameters: &RopeParameters, base: f32, dims: i32) -> Resul
         &less(&wavelengths, &number(context / low)?)?,
     )?;
     let smooth = ((divide(&number(context)?, &wavelengths)? - low)? / (high - low))?;
-    let blend = (((1.0_f64 - &smooth)? / factor)? + &smooth)?;
+    let blend = (((1.0_f32 - &smooth)? / factor)? + &smooth)?;
     let scaled = r#where(&is_long, &(&plain * factor)?, &plain)?;
     Ok(r#where(&is_medium, &divide(&plain, &blend)?, &scaled)?)
 }
@@ -86,8 +86,8 @@ pub(super) fn yarn(
     let ramp = ((ramp - low)? / (high - low))?;
     let number = |value: f64| Array::scalar_dtype(value, Dtype::Float32);
     let ramp = minimum(&maximum(&ramp, &number(0.0)?)?, &number(1.0)?)?;
-    let keep = (1.0_f64 - &ramp)?;
-    let blend = ((&scaled * &keep)? + (&kept * (1.0_f64 - &keep)?)?)?;
+    let keep = (1.0_f32 - &ramp)?;
+    let blend = ((&scaled * &keep)? + (&kept * (1.0_f32 - &keep)?)?)?;
     Ok(divide(&(&scaled * &kept)?, &blend)?)
 }
 

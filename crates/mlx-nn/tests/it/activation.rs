@@ -12,7 +12,9 @@ fn all_activations_equal_python_in_value_and_gradient() -> TestResult {
     for case in golden.cases() {
         functions += 1;
         if case == "prelu" {
-            golden.check_function(case, &["x", "alpha"], |xs| activation::prelu(&xs[0], &xs[1]))?;
+            golden.check_function(case, &["x", "alpha"], |xs| {
+                activation::prelu(&xs[0], &xs[1])
+            })?;
             continue;
         }
         let (name, axis) = case.split_once('.').unwrap_or((case, "last"));
@@ -29,7 +31,11 @@ fn all_activations_equal_python_in_value_and_gradient() -> TestResult {
             Ok(function.forward(&xs[0])?.astype(Dtype::Float32)?)
         })?;
     }
-    assert_eq!(functions, 23 + 4 * 2, "27 functions, four of them over two axes");
+    assert_eq!(
+        functions,
+        23 + 4 * 2,
+        "27 functions, four of them over two axes"
+    );
     Ok(())
 }
 
@@ -42,7 +48,11 @@ fn activations_keep_half_precision() -> TestResult {
     for dtype in [Dtype::Float16, Dtype::Bfloat16] {
         let x = x.astype(dtype)?;
         for name in names.split_whitespace() {
-            assert_eq!(name.parse::<Activation>()?.forward(&x)?.dtype(), dtype, "{name}");
+            assert_eq!(
+                name.parse::<Activation>()?.forward(&x)?.dtype(),
+                dtype,
+                "{name}"
+            );
         }
     }
     Ok(())
@@ -52,7 +62,10 @@ fn activations_keep_half_precision() -> TestResult {
 fn prelu_has_one_slope_for_all_or_one_for_each() -> TestResult {
     let x = Array::from_slice::<f32>(&[-4.0, 2.0], &[1, 2])?;
     for slopes in [1, 2] {
-        assert_eq!(Prelu::new(slopes, 0.25)?.forward(&x)?.to_vec::<f32>()?, [-1.0, 2.0]);
+        assert_eq!(
+            Prelu::new(slopes, 0.25)?.forward(&x)?.to_vec::<f32>()?,
+            [-1.0, 2.0]
+        );
     }
     assert!(Prelu::new(0, 0.25).is_err());
     Ok(())

@@ -12,7 +12,10 @@ fn attention_equals_python_under_every_mask() -> TestResult {
         ("attention.none", Mask::None),
         ("attention.causal", Mask::Causal),
         ("attention.window", Mask::causal(3, 4, Some(2))?),
-        ("attention.additive", Mask::Array(golden.get("masks", "additive")?)),
+        (
+            "attention.additive",
+            Mask::Array(golden.get("masks", "additive")?),
+        ),
     ] {
         golden.check_function(case, &["queries", "keys", "values"], move |xs| {
             scaled_dot_product_attention(&xs[0], &xs[1], &xs[2], 0.35, &mask)

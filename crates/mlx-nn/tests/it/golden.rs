@@ -18,7 +18,9 @@ pub(crate) struct Golden {
 }
 
 pub(crate) fn folder(group: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/nn").join(group)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/nn")
+        .join(group)
 }
 
 impl Golden {
@@ -26,18 +28,25 @@ impl Golden {
         let folder = folder(group);
         let note: serde_json::Value =
             serde_json::from_slice(&std::fs::read(folder.join("note.json"))?)?;
-        let tolerance = note["tolerance"].as_f64().ok_or("the note has no tolerance")?;
+        let tolerance = note["tolerance"]
+            .as_f64()
+            .ok_or("the note has no tolerance")?;
         let weights = Weights::load_safetensors(folder.join("golden.safetensors"))?;
         Ok(Self { weights, tolerance })
     }
 
     /// The names of all cases.
     pub(crate) fn cases(&self) -> BTreeSet<&str> {
-        self.weights.keys().filter_map(|key| key.split_once('/')).map(|(case, _)| case).collect()
+        self.weights
+            .keys()
+            .filter_map(|key| key.split_once('/'))
+            .map(|(case, _)| case)
+            .collect()
     }
 
     pub(crate) fn get(&self, case: &str, name: &str) -> Result<Array, String> {
-        self.find(case, name).ok_or_else(|| format!("no golden {case}/{name}"))
+        self.find(case, name)
+            .ok_or_else(|| format!("no golden {case}/{name}"))
     }
 
     pub(crate) fn find(&self, case: &str, name: &str) -> Option<Array> {
@@ -47,7 +56,9 @@ impl Golden {
     /// The arrays of a case that start with `prefix`, by the rest of their names.
     pub(crate) fn all(&self, case: &str, prefix: &str) -> BTreeMap<String, Array> {
         let prefix = format!("{case}/{prefix}");
-        let named = |(key, array): (&str, &Array)| Some((key.strip_prefix(&prefix)?.to_owned(), array.clone()));
+        let named = |(key, array): (&str, &Array)| {
+            Some((key.strip_prefix(&prefix)?.to_owned(), array.clone()))
+        };
         self.weights.iter().filter_map(named).collect()
     }
 
@@ -59,7 +70,11 @@ impl Golden {
         if difference <= self.tolerance {
             Ok(())
         } else {
-            Err(format!("{case}/{name}: off by {difference:e}, allowed {:e}", self.tolerance).into())
+            Err(format!(
+                "{case}/{name}: off by {difference:e}, allowed {:e}",
+                self.tolerance
+            )
+            .into())
         }
     }
 
@@ -70,8 +85,10 @@ impl Golden {
         inputs: &[&str],
         f: impl Fn(&[Array]) -> mlx_nn::Result<Array> + 'static,
     ) -> TestResult {
-        let arrays =
-            inputs.iter().map(|name| self.get(case, name)).collect::<Result<Vec<_>, _>>()?;
+        let arrays = inputs
+            .iter()
+            .map(|name| self.get(case, name))
+            .collect::<Result<Vec<_>, _>>()?;
         let cotangent = self.get(case, "cotangent")?;
         let (outputs, gradients) = vjp(move |xs| Ok(vec![f(xs)?]), &arrays, &[cotangent])?;
         self.check(case, "y", outputs.first().ok_or("no output")?)?;
@@ -103,7 +120,11 @@ impl Golden {
         let (module, count) = (module.clone(), inputs.len());
         self.check_function(case, &names, move |xs| {
             let mut module = module.clone();
-            let parameters = keys.iter().cloned().zip(xs.iter().skip(count).cloned()).collect();
+            let parameters = keys
+                .iter()
+                .cloned()
+                .zip(xs.iter().skip(count).cloned())
+                .collect();
             update(&mut module, parameters)?;
             forward(&module, xs)
         })
@@ -122,16 +143,25 @@ pub(crate) fn relative_difference(found: &Array, golden: &Array) -> Result<f64, 
         ));
     }
     let values = |array: &Array| {
-        let array = array.astype(mlx_core::Dtype::Float32).map_err(|e| e.to_string())?;
+        let array = array
+            .astype(mlx_core::Dtype::Float32)
+            .map_err(|e| e.to_string())?;
         array.to_vec::<f32>().map_err(|e| e.to_string())
     };
     let (found, golden) = (values(found)?, values(golden)?);
-    let largest = golden.iter().map(|v| f64::from(v.abs())).fold(1e-30, f64::max);
+    let largest = golden
+        .iter()
+        .map(|v| f64::from(v.abs()))
+        .fold(1e-30, f64::max);
     let mut difference = 0.0_f64;
     for (found, golden) in found.iter().zip(&golden) {
         let gap = (f64::from(*found) - f64::from(*golden)).abs();
         // A NaN must not compare as small.
-        difference = if gap.is_nan() { f64::INFINITY } else { difference.max(gap) };
+        difference = if gap.is_nan() {
+            f64::INFINITY
+        } else {
+            difference.max(gap)
+        };
     }
     Ok(difference / largest)
 }

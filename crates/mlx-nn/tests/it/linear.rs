@@ -11,18 +11,33 @@ use crate::golden::{Golden, TestResult};
 #[test]
 fn dense_layers_equal_python() -> TestResult {
     let golden = Golden::open("linear")?;
-    golden.check_layer("linear", &Linear::new(64, 6, true)?, &["x"], |m, xs| m.forward(&xs[0]))?;
+    golden.check_layer("linear", &Linear::new(64, 6, true)?, &["x"], |m, xs| {
+        m.forward(&xs[0])
+    })?;
     let layer = Linear::new(64, 6, false)?;
-    golden.check_layer("linear.without_bias", &layer, &["x"], |m, xs| m.forward(&xs[0]))?;
+    golden.check_layer("linear.without_bias", &layer, &["x"], |m, xs| {
+        m.forward(&xs[0])
+    })?;
     let table = Embedding::from_weights(golden.get("embedding", "parameters.weight")?);
-    golden.check("embedding", "y", &table.forward(&golden.get("embedding", "ids")?)?)?;
-    golden.check("embedding", "logits", &table.as_linear(&golden.get("embedding", "x")?)?)
+    golden.check(
+        "embedding",
+        "y",
+        &table.forward(&golden.get("embedding", "ids")?)?,
+    )?;
+    golden.check(
+        "embedding",
+        "logits",
+        &table.as_linear(&golden.get("embedding", "x")?)?,
+    )
 }
 
 /// The arrays of a golden case that belong to a checkpoint.
 fn checkpoint(golden: &Golden, case: &str) -> Weights {
     let parts = ["weight", "scales", "biases", "bias"];
-    parts.iter().filter_map(|name| Some(((*name).to_owned(), golden.find(case, name)?))).collect()
+    parts
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), golden.find(case, name)?)))
+        .collect()
 }
 
 /// `quantized.<mode>.<bits>.<group_size>`
@@ -38,22 +53,41 @@ fn settings(case: &str) -> Result<LayerQuantization, Box<dyn std::error::Error>>
 #[test]
 fn every_quantised_checkpoint_loads_and_runs_like_python() -> TestResult {
     let golden = Golden::open("linear")?;
-    let cases: Vec<&str> =
-        golden.cases().into_iter().filter(|case| case.starts_with("quantized.")).collect();
+    let cases: Vec<&str> = golden
+        .cases()
+        .into_iter()
+        .filter(|case| case.starts_with("quantized."))
+        .collect();
     assert_eq!(cases.len(), 10);
     for case in cases {
         let mut layer = Linear::placeholder(64, 8, true)?;
-        let report = load_weights(&mut layer, checkpoint(&golden, case), &LoadOptions::default())?;
+        let report = load_weights(
+            &mut layer,
+            checkpoint(&golden, case),
+            &LoadOptions::default(),
+        )?;
         assert_eq!(report.quantized, 1, "{case}");
-        let Weight::Quantized(weight) = &layer.weight else { panic!("{case} is not quantised") };
-        assert_eq!(weight.quantization, settings(case)?, "inferred from the shapes of {case}");
+        let Weight::Quantized(weight) = &layer.weight else {
+            panic!("{case} is not quantised")
+        };
+        assert_eq!(
+            weight.quantization,
+            settings(case)?,
+            "inferred from the shapes of {case}"
+        );
         assert_eq!(layer.weight.shape(), [8, 64]);
         golden.check(case, "y", &layer.forward(&golden.get(case, "x")?)?)?;
 
         let case = case.replace("quantized.", "quantized_embedding.");
         let mut table = Embedding::placeholder(10, 64)?;
-        load_weights(&mut table, checkpoint(&golden, &case), &LoadOptions::default())?;
-        let rows = table.forward(&golden.get(&case, "ids")?)?.astype(Dtype::Float32)?;
+        load_weights(
+            &mut table,
+            checkpoint(&golden, &case),
+            &LoadOptions::default(),
+        )?;
+        let rows = table
+            .forward(&golden.get(&case, "ids")?)?
+            .astype(Dtype::Float32)?;
         golden.check(&case, "y", &rows)?;
         golden.check(&case, "logits", &table.as_linear(&golden.get(&case, "x")?)?)?;
     }
@@ -63,9 +97,17 @@ fn every_quantised_checkpoint_loads_and_runs_like_python() -> TestResult {
 #[test]
 fn quantising_gives_python_codes() -> TestResult {
     let golden = Golden::open("linear")?;
-    for case in golden.cases().into_iter().filter(|case| case.starts_with("quantized.")) {
+    for case in golden
+        .cases()
+        .into_iter()
+        .filter(|case| case.starts_with("quantized."))
+    {
         let mut layer = Linear::from_weights(golden.get(case, "dense")?, None)?;
-        let chosen = quantize(&mut layer, &Quantization::uniform(settings(case)?), |_, _| true)?;
+        let chosen = quantize(
+            &mut layer,
+            &Quantization::uniform(settings(case)?),
+            |_, _| true,
+        )?;
         assert_eq!(chosen, 1);
         for (name, array) in parameters(&layer) {
             golden.check(case, &name, &array)?;
@@ -76,16 +118,24 @@ fn quantising_gives_python_codes() -> TestResult {
 
 #[test]
 fn quantised_weights_are_no_trainable_parameters_but_count_in_full() -> TestResult {
-    let mut model = Sequential::new().then(Linear::new(64, 4, true)?).then(Linear::new(4, 2, true)?);
+    let mut model = Sequential::new()
+        .then(Linear::new(64, 4, true)?)
+        .then(Linear::new(4, 2, true)?);
     let mut seen = Vec::new();
     let settings = Quantization::uniform(LayerQuantization::default());
     let count = quantize(&mut model, &settings, |path, weight| {
         seen.push(path.to_owned());
         weight.shape()[1] % 64 == 0
     })?;
-    assert_eq!((count, seen), (1, vec!["layers.0".to_owned(), "layers.1".to_owned()]));
+    assert_eq!(
+        (count, seen),
+        (1, vec!["layers.0".to_owned(), "layers.1".to_owned()])
+    );
     let trainable: Vec<String> = trainable_parameters(&model).into_keys().collect();
-    assert_eq!(trainable, ["layers.0.bias", "layers.1.bias", "layers.1.weight"]);
+    assert_eq!(
+        trainable,
+        ["layers.0.bias", "layers.1.bias", "layers.1.weight"]
+    );
     assert_eq!(parameter_count(&model), 64 * 4 + 4 + 4 * 2 + 2);
     Ok(())
 }
@@ -94,9 +144,18 @@ fn quantised_weights_are_no_trainable_parameters_but_count_in_full() -> TestResu
 fn layers_report_what_they_cannot_do() -> TestResult {
     let layer = Linear::placeholder(3, 2, false)?;
     let error = layer.forward(&Array::ones::<f32>(&[1, 3])?);
-    assert!(matches!(error, Err(Error::NotLoaded { layer: "Linear", .. })));
+    assert!(matches!(
+        error,
+        Err(Error::NotLoaded {
+            layer: "Linear",
+            ..
+        })
+    ));
     let table = Embedding::placeholder(3, 2)?;
-    assert!(matches!(table.forward(&Array::scalar::<i32>(0)?), Err(Error::NotLoaded { .. })));
+    assert!(matches!(
+        table.forward(&Array::scalar::<i32>(0)?),
+        Err(Error::NotLoaded { .. })
+    ));
     assert!(Linear::new(0, 2, true).is_err());
     assert!(Embedding::new(4, -1).is_err());
     let (weight, bias) = (Array::ones::<f32>(&[2, 3])?, Array::ones::<f32>(&[3])?);
@@ -108,7 +167,9 @@ fn layers_report_what_they_cannot_do() -> TestResult {
 
 #[test]
 fn fresh_weights_stay_within_their_bound() -> TestResult {
-    let Weight::Dense(weight) = Linear::new(16, 64, false)?.weight else { panic!("not dense") };
+    let Weight::Dense(weight) = Linear::new(16, 64, false)?.weight else {
+        panic!("not dense")
+    };
     let values = weight.to_vec::<f32>()?;
     assert!(values.iter().all(|v| v.abs() <= 0.25));
     assert!(values.iter().any(|v| *v > 0.2) && values.iter().any(|v| *v < -0.2));

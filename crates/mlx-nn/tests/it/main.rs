@@ -6,4 +6,7 @@ mod golden;
 mod layers;
 mod linear;
 mod load;
+mod loss;
+mod optimizer;
 mod rope;
+mod train;

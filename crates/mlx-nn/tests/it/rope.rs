@@ -61,15 +61,18 @@ fn longrope_chooses_its_factors_by_sequence_length() -> TestResult {
     let offsets = Array::from_slice::<i32>(&[27, 40], &[2])?;
     let both = rope.forward(&x, &offsets)?;
     let row = |array: &Array, index: i32| array.index((index..index + 1, ..));
-    use mlx_core::IndexOp;
     assert!(relative_difference(&row(&both, 0)?, &row(&last_short, 0)?)? < 1e-6);
-    assert!(relative_difference(&row(&both, 1)?, &row(&golden.get("longrope.long", "y40")?, 1)?)? < 1e-5);
+    assert!(
+        relative_difference(
+            &row(&both, 1)?,
+            &row(&golden.get("longrope.long", "y40")?, 1)?
+        )? < 1e-5
+    );
     Ok(())
 }
 
 #[test]
 fn an_offset_for_each_sequence_rotates_each_by_its_own() -> TestResult {
-    use mlx_core::IndexOp;
     let golden = Golden::open("rope")?;
     let offsets = Array::from_slice::<i32>(&[11, 1000], &[2])?;
     for (case, rope) in ropes()? {
@@ -82,8 +85,10 @@ fn an_offset_for_each_sequence_rotates_each_by_its_own() -> TestResult {
         let rows: &[i32] = if case == "dynamic" { &[1] } else { &[0, 1] };
         for &index in rows {
             let shared = rope.forward(&x, [11, 1000][usize::try_from(index)?])?;
-            let (found, expected) =
-                (both.index((index..index + 1, ..))?, shared.index((index..index + 1, ..))?);
+            let (found, expected) = (
+                both.index((index..index + 1, ..))?,
+                shared.index((index..index + 1, ..))?,
+            );
             let difference = relative_difference(&found, &expected)?;
             assert!(difference < 2e-4, "{case}, row {index}: {difference:e}");
         }
@@ -104,21 +109,42 @@ fn the_attention_scale_takes_up_mscale_all_dim() -> TestResult {
 #[test]
 fn incomplete_settings_are_refused() -> TestResult {
     for (text, problem) in [
-        (r#"{"rope_type": "linear"}"#, "the configuration lacks `factor`"),
-        (r#"{"rope_type": "dynamic", "factor": 2.0}"#, "the configuration lacks `max_position_embeddings`"),
-        (r#"{"rope_type": "yarn"}"#, "the configuration lacks `factor`"),
-        (r#"{"rope_type": "longrope"}"#, "the configuration lacks `original_max_position_embeddings`"),
+        (
+            r#"{"rope_type": "linear"}"#,
+            "the configuration lacks `factor`",
+        ),
+        (
+            r#"{"rope_type": "dynamic", "factor": 2.0}"#,
+            "the configuration lacks `max_position_embeddings`",
+        ),
+        (
+            r#"{"rope_type": "yarn"}"#,
+            "the configuration lacks `factor`",
+        ),
+        (
+            r#"{"rope_type": "longrope"}"#,
+            "the configuration lacks `original_max_position_embeddings`",
+        ),
         (
             r#"{"rope_type": "longrope", "original_max_position_embeddings": 32, "short_factor": [1.0], "long_factor": 1.0}"#,
             "`short_factor` has 1 values for 16 rotated features",
         ),
-        (r#"{"type": "mrope"}"#, "`mrope_section` must have three entries"),
-        (r#"{"type": "llama3", "factor": 8, "low_freq_factor": 4.0}"#, "must exceed"),
+        (
+            r#"{"type": "mrope"}"#,
+            "`mrope_section` must have three entries",
+        ),
+        (
+            r#"{"type": "llama3", "factor": 8, "low_freq_factor": 4.0}"#,
+            "must exceed",
+        ),
         (r#"{"type": "spiral"}"#, "unsupported rope type `spiral`"),
     ] {
         let parameters: RopeParameters = serde_json::from_str(text)?;
         let error = Rope::from_parameters(16, &parameters, None).map_err(|error| error.to_string());
-        assert!(error.as_ref().is_err_and(|found| found.contains(problem)), "{text}: {error:?}");
+        assert!(
+            error.as_ref().is_err_and(|found| found.contains(problem)),
+            "{text}: {error:?}"
+        );
     }
     assert!(Rope::new(7, 1e4).is_err());
     assert!(Rope::new(8, 0.0).is_err());

@@ -145,7 +145,9 @@ impl Mlx {
             path: root.to_owned(),
             reason,
         };
-        let absolute = fs::canonicalize(root)
+        // Links stay as they are: a stable name such as Homebrew's `opt/mlx` outlives upgrades.
+        let absolute = std::path::absolute(root)
+            .and_then(|path| fs::read_dir(&path).map(|_| path))
             .map_err(|e| failed(format!("the folder cannot be opened: {e}")))?;
         let (include, library, version) = Self::inspect(&absolute, target).map_err(failed)?;
         let parse = |text: &str| {

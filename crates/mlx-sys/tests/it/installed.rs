@@ -47,10 +47,7 @@ fn a_good_install_is_used_as_it_is() {
         let mlx = Mlx::installed(root.path(), &linux(), "0.32.4").unwrap();
         assert!(mlx.installed);
         assert_eq!(mlx.version, "0.32.4");
-        assert_eq!(
-            mlx.library,
-            root.path().canonicalize().unwrap().join(library)
-        );
+        assert_eq!(mlx.library, root.path().join(library));
         assert!(mlx.include.join("mlx/version.h").is_file());
     }
 }

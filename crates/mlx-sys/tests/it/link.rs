@@ -3,6 +3,7 @@
 use std::{ffi::CStr, process::Command};
 
 use mlx_sys::vendor::Pins;
+use object::{Object as _, ObjectSymbol as _};
 
 #[test]
 fn the_linked_library_is_the_pinned_version_or_newer() {
@@ -43,4 +44,26 @@ fn a_program_starts_with_an_empty_environment_from_another_place() {
         String::from_utf8_lossy(&output.stdout).contains("link::"),
         "{output:?}"
     );
+}
+
+/// Stands for a faster matrix product; nothing here multiplies matrices.
+#[cfg(target_os = "linux")]
+#[unsafe(no_mangle)]
+extern "C" fn cblas_dgemm() {
+    std::process::abort();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_program_may_supply_functions_that_the_library_calls() {
+    // SAFETY: as above.
+    let _ = unsafe { mlx_sys::version() };
+    let data = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    let program = object::File::parse(&*data).unwrap();
+    // The dynamic linker takes a function from the program before the library's own companion,
+    // if the program exports it; the link stub makes it do so.
+    let exported = program
+        .dynamic_symbols()
+        .any(|symbol| symbol.is_definition() && symbol.name() == Ok("cblas_dgemm"));
+    assert!(exported);
 }

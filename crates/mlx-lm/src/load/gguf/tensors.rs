@@ -138,12 +138,11 @@ fn insert(
     } else {
         ScaleFormat::F16
     };
-    if let (Some(path), Some(repacked)) =
-        (name.strip_suffix(".weight"), tensor.repack(scale_format))
+    if let Some(path) = name.strip_suffix(".weight")
+        && let Some(repacked) = tensor.repack(scale_format)
+        && holds(&repacked, dtype)
     {
-        if holds(&repacked, dtype) {
-            return insert_quantized(weights, path, repacked, heads);
-        }
+        return insert_quantized(weights, path, repacked, heads);
     }
     let shape = dims(tensor.shape())?;
     let array = Array::from_vec::<f32>(tensor.dequantize()?, &shape)?;

@@ -120,10 +120,12 @@ fn derive_merges(vocab: &GgufVocab, tokens: &[String], style: Style) -> Merges {
         if matches!(vocab.kind(id), TokenType::Control | TokenType::Unknown | TokenType::Byte) {
             continue;
         }
-        // Gemma's scores do not follow the order of its merges; that of the vocabulary does.
-        let score = match style {
-            Style::Gemma => None,
-            _ => vocab.scores.get(id).copied(),
+        // Gemma files do not keep the scores of the original: there, runs of blanks, which are
+        // user-defined, come first, and then the vocabulary in its order.
+        let (score, order) = match style {
+            Style::Gemma if vocab.kind(id) == TokenType::UserDefined => (0.0, 0),
+            Style::Gemma => (0.0, id),
+            _ => (vocab.scores.get(id).copied().unwrap_or(0.0), 0),
         };
         let begin = found.len();
         let length = token.chars().count();
@@ -131,8 +133,8 @@ fn derive_merges(vocab: &GgufVocab, tokens: &[String], style: Style) -> Merges {
             let (left, right) = token.split_at(at);
             if let (Some(&left_id), Some(&right_id)) = (ids.get(left), ids.get(right)) {
                 found.push(Merge {
-                    score: score.unwrap_or(0.0),
-                    order: if score.is_none() { id } else { 0 },
+                    score,
+                    order,
                     lengths: (chars, length - chars),
                     ids: (left_id, right_id),
                     pair: (left, right),

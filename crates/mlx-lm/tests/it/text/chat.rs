@@ -27,11 +27,17 @@ fn options(value: &Value) -> RenderOptions {
     options
 }
 
-fn render(source: &str, messages: &[Message], options: &RenderOptions) -> Result<String, TextError> {
+fn render(
+    source: &str,
+    messages: &[Message],
+    options: &RenderOptions,
+) -> Result<String, TextError> {
     let mut special = SpecialTokens::default();
     special.bos = Some("<s>".to_owned());
     special.eos = Some("<|endoftext|>".to_owned());
-    ChatTemplate::new(source)?.with_special_tokens(&special).render(messages, options)
+    ChatTemplate::new(source)?
+        .with_special_tokens(&special)
+        .render(messages, options)
 }
 
 #[test]
@@ -40,13 +46,24 @@ fn templates_equal_transformers() {
     let rendered = golden["rendered"].as_array().unwrap();
     assert!(rendered.len() >= 50);
     for case in rendered {
-        let (name, number) = (case[0].as_str().unwrap(), usize::try_from(case[1].as_u64().unwrap()).unwrap());
+        let (name, number) = (
+            case[0].as_str().unwrap(),
+            usize::try_from(case[1].as_u64().unwrap()).unwrap(),
+        );
         let chat = &golden["conversations"][number];
         let source = golden["templates"][name].as_str().unwrap();
-        let ours = render(source, &messages(&chat["messages"]), &options(&chat["options"]));
+        let ours = render(
+            source,
+            &messages(&chat["messages"]),
+            &options(&chat["options"]),
+        );
         match case[2].as_str() {
             Some(text) => assert_eq!(ours.unwrap(), text, "{name} {number}"),
-            None => assert!(ours.is_err(), "{name} {number} renders {ours:?}, but the peer says {}", case[3]),
+            None => assert!(
+                ours.is_err(),
+                "{name} {number} renders {ours:?}, but the peer says {}",
+                case[3]
+            ),
         }
     }
 }
@@ -55,8 +72,13 @@ fn templates_equal_transformers() {
 fn smollm2_template_comes_from_the_file() {
     let tokenizer = smollm2();
     let messages = [Message::user("Hi")];
-    let prompt = tokenizer.apply_chat_template(&messages, &RenderOptions::default()).unwrap();
-    assert!(prompt.ends_with("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"), "{prompt}");
+    let prompt = tokenizer
+        .apply_chat_template(&messages, &RenderOptions::default())
+        .unwrap();
+    assert!(
+        prompt.ends_with("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
+        "{prompt}"
+    );
     let tokens = tokenizer.encode(&prompt, true).unwrap();
     assert_eq!(tokenizer.decode(&tokens, false).unwrap(), prompt);
 }
@@ -64,20 +86,37 @@ fn smollm2_template_comes_from_the_file() {
 #[test]
 fn errors_show_the_line() {
     let chat = [Message::user("x")];
-    let fail = |source: &str| render(source, &chat, &RenderOptions::default()).unwrap_err().to_string();
+    let fail = |source: &str| {
+        render(source, &chat, &RenderOptions::default())
+            .unwrap_err()
+            .to_string()
+    };
     let message = fail("a\n{% if messages %}\n  {{ messages[0].content.foo() }}\n{% endif %}");
-    assert!(message.contains("line 3 (`{{ messages[0].content.foo() }}`)"), "{message}");
+    assert!(
+        message.contains("line 3 (`{{ messages[0].content.foo() }}`)"),
+        "{message}"
+    );
     let message = fail("a\n{% for x y %}");
     assert!(message.contains("line 2 (`{% for x y %}`)"), "{message}");
     let message = fail("{% if true %}\n{{ raise_exception('only ' ~ 2 ~ ' roles') }}{% endif %}");
-    assert_eq!(message, "chat template refused the conversation: only 2 roles");
+    assert_eq!(
+        message,
+        "chat template refused the conversation: only 2 roles"
+    );
 }
 
 #[test]
 fn conversations_are_checked() {
-    let fail = |messages: &[Message]| render("x", messages, &RenderOptions::default()).unwrap_err().to_string();
+    let fail = |messages: &[Message]| {
+        render("x", messages, &RenderOptions::default())
+            .unwrap_err()
+            .to_string()
+    };
     assert_eq!(fail(&[]), "invalid conversation: it has no message");
-    assert_eq!(fail(&[Message::default()]), "invalid conversation: message 1 has no role");
+    assert_eq!(
+        fail(&[Message::default()]),
+        "invalid conversation: message 1 has no role"
+    );
     let fixed = RenderOptions::default().continue_final_message();
     let error = render("x", &[Message::assistant("cut")], &fixed).unwrap_err();
     assert!(error.to_string().contains("cannot be continued"), "{error}");
@@ -87,10 +126,18 @@ fn conversations_are_checked() {
 fn time_is_told_in_the_format_asked_for() {
     let noon = UNIX_EPOCH + Duration::from_secs(1_709_208_000);
     let options = RenderOptions::default().now(noon);
-    let text = render("{{ strftime_now('%d %B %Y %%') }}", &[Message::user("x")], &options).unwrap();
+    let text = render(
+        "{{ strftime_now('%d %B %Y %%') }}",
+        &[Message::user("x")],
+        &options,
+    )
+    .unwrap();
     assert_eq!(text, "29 February 2024 %");
     let error = render("{{ strftime_now('%!') }}", &[Message::user("x")], &options).unwrap_err();
-    assert!(matches!(error, TextError::Template { line: 1, .. }), "{error}");
+    assert!(
+        matches!(error, TextError::Template { line: 1, .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -105,13 +152,24 @@ fn hostile_templates_end() {
         "{{ messages | tojson(indent='x', what=1) }}",
         "{% include 'other' %}",
     ] {
-        assert!(render(source, &chat, &RenderOptions::default()).is_err(), "{source}");
+        assert!(
+            render(source, &chat, &RenderOptions::default()).is_err(),
+            "{source}"
+        );
     }
 }
 
 #[test]
 fn messages_keep_the_order_of_their_keys() {
     let message = Message::user("x").with("b", 1).with("a", json!([null]));
-    let text = render("{{ messages[0] | tojson }}", &[message], &RenderOptions::default()).unwrap();
-    assert_eq!(text, r#"{"role": "user", "content": "x", "b": 1, "a": [null]}"#);
+    let text = render(
+        "{{ messages[0] | tojson }}",
+        &[message],
+        &RenderOptions::default(),
+    )
+    .unwrap();
+    assert_eq!(
+        text,
+        r#"{"role": "user", "content": "x", "b": 1, "a": [null]}"#
+    );
 }

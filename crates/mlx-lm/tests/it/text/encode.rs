@@ -15,13 +15,29 @@ fn check(tokenizer: &Tokenizer, golden: &Value) {
         assert_eq!(tokenizer.encode(text, false).unwrap(), expected, "{text:?}");
         // Where the text begins with BOS already, transformers writes it twice and we do not.
         let begun = !frame.is_empty() && expected.starts_with(&frame);
-        let framed = if begun { expected } else { [frame.as_slice(), &expected].concat() };
-        assert_eq!(tokenizer.encode(text, true).unwrap(), framed, "{text:?} with special tokens");
+        let framed = if begun {
+            expected
+        } else {
+            [frame.as_slice(), &expected].concat()
+        };
+        assert_eq!(
+            tokenizer.encode(text, true).unwrap(),
+            framed,
+            "{text:?} with special tokens"
+        );
     }
     for case in golden["decode"].as_array().unwrap() {
         let tokens = ids(&case[0]);
-        assert_eq!(tokenizer.decode(&tokens, true).unwrap(), case[1].as_str().unwrap(), "{tokens:?}");
-        assert_eq!(tokenizer.decode(&tokens, false).unwrap(), case[2].as_str().unwrap(), "{tokens:?}");
+        assert_eq!(
+            tokenizer.decode(&tokens, true).unwrap(),
+            case[1].as_str().unwrap(),
+            "{tokens:?}"
+        );
+        assert_eq!(
+            tokenizer.decode(&tokens, false).unwrap(),
+            case[2].as_str().unwrap(),
+            "{tokens:?}"
+        );
     }
 }
 
@@ -45,7 +61,10 @@ fn smollm2_from_gguf_equals_transformers() {
     let tokenizer = smollm2();
     check(&tokenizer, &golden);
     let end = |token: &str| tokenizer.token_to_id(token).unwrap();
-    assert_eq!(tokenizer.eos_ids(), [end("<|im_end|>"), end("<|endoftext|>")]);
+    assert_eq!(
+        tokenizer.eos_ids(),
+        [end("<|im_end|>"), end("<|endoftext|>")]
+    );
     assert!(!tokenizer.adds_bos());
 }
 
@@ -54,8 +73,24 @@ fn bos_is_not_doubled() {
     let golden = golden("sentencepiece.json");
     let tokenizer = sentencepiece(&golden);
     let bos = tokenizer.bos_id().unwrap();
-    let count = |text: &str| tokenizer.encode(text, true).unwrap().iter().filter(|&&id| id == bos).count();
-    assert_eq!([count(""), count("a"), count("<s>a"), count("<s><s>a"), count("a<s>")], [1, 1, 1, 2, 2]);
+    let count = |text: &str| {
+        tokenizer
+            .encode(text, true)
+            .unwrap()
+            .iter()
+            .filter(|&&id| id == bos)
+            .count()
+    };
+    assert_eq!(
+        [
+            count(""),
+            count("a"),
+            count("<s>a"),
+            count("<s><s>a"),
+            count("a<s>")
+        ],
+        [1, 1, 1, 2, 2]
+    );
 }
 
 #[test]

@@ -11,7 +11,10 @@ struct Chance(u64);
 
 impl Chance {
     fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap() % bound
     }
 
@@ -29,10 +32,17 @@ impl Chance {
 
 fn check(tokenizer: &Tokenizer, tokens: &[u32]) {
     for skip in [true, false] {
-        let mut stream = if skip { tokenizer.detokenizer() } else { tokenizer.detokenizer_with_special() };
+        let mut stream = if skip {
+            tokenizer.detokenizer()
+        } else {
+            tokenizer.detokenizer_with_special()
+        };
         // The second round shows that finishing starts afresh.
         for _ in 0..2 {
-            let mut text: String = tokens.iter().map(|&token| stream.push(token).unwrap()).collect();
+            let mut text: String = tokens
+                .iter()
+                .map(|&token| stream.push(token).unwrap())
+                .collect();
             text += &stream.finish().unwrap();
             assert_eq!(text, tokenizer.decode(tokens, skip).unwrap(), "{tokens:?}");
         }
@@ -51,7 +61,9 @@ fn high_bytes(tokenizer: &Tokenizer) -> Vec<u32> {
     let vocab = tokenizer.vocab();
     let mut tokens: Vec<u32> = vocab
         .iter()
-        .filter(|(token, _)| token.chars().count() == 1 && token.chars().all(|character| character > '\u{A0}'))
+        .filter(|(token, _)| {
+            token.chars().count() == 1 && token.chars().all(|character| character > '\u{A0}')
+        })
         .map(|(_, &id)| id)
         .collect();
     tokens.sort_unstable();
@@ -91,8 +103,14 @@ fn every_kind_of_decoder_streams_exactly() {
             {"type": "Fuse"}, {"type": "Replace", "pattern": {"Regex": "a +b"}, "content": "-"}]}"#,
         r#"{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}"#,
     ];
-    let words = ["▁", "▁a", "a▁▁b", "##x", "y</w>", ".", "<0x41>", "<0xC3>", "<0xA9>", "Ã", "©", " ", "é"];
-    let vocab: Vec<String> = words.iter().enumerate().map(|(id, word)| format!("{word:?}: {id}")).collect();
+    let words = [
+        "▁", "▁a", "a▁▁b", "##x", "y</w>", ".", "<0x41>", "<0xC3>", "<0xA9>", "Ã", "©", " ", "é",
+    ];
+    let vocab: Vec<String> = words
+        .iter()
+        .enumerate()
+        .map(|(id, word)| format!("{word:?}: {id}"))
+        .collect();
     for decoder in decoders {
         let json = format!(
             r#"{{"version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": null,
@@ -109,7 +127,8 @@ fn every_kind_of_decoder_streams_exactly() {
 #[test]
 fn segments_never_show_half_a_character() {
     let tokenizer = prose();
-    for text in ["naïve 😀 漢字 — Straße", "👩‍👩‍👧‍👦🇫🇷 नमस्ते"] {
+    for text in ["naïve 😀 漢字 — Straße", "👩‍👩‍👧‍👦🇫🇷 नमस्ते"]
+    {
         let mut stream = tokenizer.detokenizer();
         let mut shown = String::new();
         for token in tokenizer.encode(text, false).unwrap() {

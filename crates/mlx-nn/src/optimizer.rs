@@ -1,0 +1,312 @@
+//! Optimizers: a rule for one parameter, driven over all of them.
+//!
+//! An [`Optimizer`] keeps the step, the learning rate and the state of each parameter; the rules
+//! ([`Sgd`], [`AdamW`], …) say how one gradient changes one parameter.
+
+mod adadelta;
+mod adafactor;
+mod adagrad;
+mod adam;
+mod clip;
+mod lion;
+mod multi;
+mod muon;
+mod rmsprop;
+mod schedule;
+mod sgd;
+
+use std::collections::BTreeMap;
+
+use mlx_core::{Array, Dtype};
+
+pub use adadelta::AdaDelta;
+pub use adafactor::Adafactor;
+pub use adagrad::Adagrad;
+pub use adam::{Adam, AdamW, Adamax};
+pub use clip::{clip_grad_norm, clip_grad_value};
+pub use lion::Lion;
+pub use multi::MultiOptimizer;
+pub use muon::Muon;
+pub use rmsprop::RmsProp;
+pub use schedule::Schedule;
+pub use sgd::Sgd;
+
+use crate::{
+    Error, Gradients, Module, Result,
+    module::parameters::{parameters, update},
+};
+
+/// The arrays that a rule keeps for one parameter, by name.
+pub type Slots = BTreeMap<&'static str, Array>;
+
+/// How one gradient changes one parameter.
+pub trait Rule: std::fmt::Debug {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if one is out of range.
+    fn validate(&self) -> Result<()>;
+
+    /// The state of a parameter before its first step.
+    ///
+    /// # Errors
+    /// [`Error::Core`] if it cannot be made.
+    fn init(&self, parameter: &Array) -> Result<Slots>;
+
+    /// The parameter after a step; `slots` holds what [`init`](Self::init) made.
+    ///
+    /// # Errors
+    /// [`Error::Core`] if the shapes do not fit, [`Error::Weight`] if a slot is missing.
+    fn apply(
+        &self,
+        step: &Step,
+        gradient: &Array,
+        parameter: &Array,
+        slots: &mut Slots,
+    ) -> Result<Array>;
+}
+
+/// Where an optimizer stands.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The number of this step, from one.
+    pub number: Array,
+    /// The learning rate of this step.
+    pub learning_rate: Array,
+}
+
+impl Step {
+    /// The learning rate in the dtype of a gradient.
+    fn rate(&self, gradient: &Array) -> Result<Array> {
+        Ok(self.learning_rate.astype(gradient.dtype())?)
+    }
+}
+
+/// Anything that changes a model by gradients.
+pub trait Optimize {
+    /// Changes the parameters that have a gradient.
+    ///
+    /// # Errors
+    /// [`Error::Weight`] if a gradient has no parameter; nothing is changed then.
+    fn update(&mut self, module: &mut dyn Module, gradients: &Gradients) -> Result<()> {
+        let mut current = parameters(module);
+        let mut changed = BTreeMap::new();
+        for key in gradients.keys() {
+            match current.remove(key) {
+                Some(parameter) => changed.insert(key.clone(), parameter),
+                None => return Err(Error::weight(key, "the module has no such parameter")),
+            };
+        }
+        update(module, self.apply(gradients, &changed)?)
+    }
+
+    /// What the parameters become; `parameters` must hold each key of `gradients`.
+    ///
+    /// # Errors
+    /// [`Error::Weight`] if a gradient has no parameter or its shape differs; the state is as
+    /// before then.
+    fn apply(&mut self, gradients: &Gradients, parameters: &Gradients) -> Result<Gradients>;
+
+    /// All state by name, as Python MLX flattens it: `step`, `learning_rate`, and
+    /// `<parameter>.<slot>`.
+    fn state(&self) -> BTreeMap<String, Array>;
+
+    /// Takes up what [`state`](Self::state) gave.
+    ///
+    /// # Errors
+    /// [`Error::Weight`] if a name is not understood; the state is as before then.
+    fn set_state(&mut self, state: BTreeMap<String, Array>) -> Result<()>;
+}
+
+/// Drives a [`Rule`] over all parameters.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use mlx_core::Array;
+/// use mlx_nn::optimizer::{Optimize, Optimizer, Sgd};
+///
+/// let mut optimizer = Optimizer::new(Sgd::default(), 0.1)?;
+/// let parameters = BTreeMap::from([("w".to_owned(), Array::full::<f32>(&[1], 1.0)?)]);
+/// let gradients = BTreeMap::from([("w".to_owned(), Array::full::<f32>(&[1], 2.0)?)]);
+/// let changed = optimizer.apply(&gradients, &parameters)?;
+/// assert_eq!(changed["w"].to_vec::<f32>()?, [0.8]);
+/// # Ok::<(), mlx_nn::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Optimizer<R> {
+    rule: R,
+    schedule: Schedule,
+    step: Array,
+    learning_rate: Array,
+    slots: BTreeMap<String, BTreeMap<String, Array>>,
+}
+
+impl<R: Rule> Optimizer<R> {
+    /// An optimizer with a constant learning rate or a [`Schedule`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if a setting of the rule is out of range.
+    pub fn new(rule: R, learning_rate: impl Into<Schedule>) -> Result<Self> {
+        rule.validate()?;
+        let schedule = learning_rate.into();
+        let step = Array::scalar_dtype(0.0, Dtype::Uint64)?;
+        let learning_rate = schedule.at(&step)?;
+        Ok(Self {
+            rule,
+            schedule,
+            step,
+            learning_rate,
+            slots: BTreeMap::new(),
+        })
+    }
+
+    /// The learning rate of the last step, or of the first before there was one.
+    pub const fn learning_rate(&self) -> &Array {
+        &self.learning_rate
+    }
+
+    /// Replaces learning rate and schedule.
+    ///
+    /// # Errors
+    /// [`Error::Core`] if the schedule cannot be computed.
+    pub fn set_learning_rate(&mut self, learning_rate: impl Into<Schedule>) -> Result<()> {
+        let schedule = learning_rate.into();
+        self.learning_rate = schedule.at(&self.step)?;
+        self.schedule = schedule;
+        Ok(())
+    }
+
+    /// How many steps there were.
+    pub const fn step(&self) -> &Array {
+        &self.step
+    }
+}
+
+impl<R: Rule> Optimize for Optimizer<R> {
+    fn apply(&mut self, gradients: &Gradients, parameters: &Gradients) -> Result<Gradients> {
+        let learning_rate = self.schedule.at(&self.step)?;
+        let number = (&self.step + Array::scalar_dtype(1.0, Dtype::Uint64))?;
+        let step = Step {
+            number,
+            learning_rate,
+        };
+        let mut changed = Gradients::new();
+        let mut states = Vec::with_capacity(gradients.len());
+        for (key, gradient) in gradients {
+            let parameter = parameter_of(key, gradient, parameters)?;
+            let mut slots = self.rule.init(gradient)?;
+            if let Some(kept) = self.slots.get(key) {
+                for (name, array) in &mut slots {
+                    if let Some(kept) = kept.get(*name) {
+                        *array = kept.clone();
+                    }
+                }
+            }
+            changed.insert(
+                key.clone(),
+                self.rule.apply(&step, gradient, parameter, &mut slots)?,
+            );
+            states.push((key, slots));
+        }
+        for (key, slots) in states {
+            let slots = slots
+                .into_iter()
+                .map(|(name, array)| (name.to_owned(), array));
+            self.slots.insert(key.clone(), slots.collect());
+        }
+        (self.step, self.learning_rate) = (step.number, step.learning_rate);
+        Ok(changed)
+    }
+
+    fn state(&self) -> BTreeMap<String, Array> {
+        let slots = self.slots.iter().flat_map(|(key, slots)| {
+            slots
+                .iter()
+                .map(move |(name, array)| (format!("{key}.{name}"), array.clone()))
+        });
+        let own = [("step", &self.step), ("learning_rate", &self.learning_rate)];
+        own.map(|(name, array)| (name.to_owned(), array.clone()))
+            .into_iter()
+            .chain(slots)
+            .collect()
+    }
+
+    fn set_state(&mut self, mut state: BTreeMap<String, Array>) -> Result<()> {
+        let mut take = |name: &str| {
+            state
+                .remove(name)
+                .ok_or_else(|| Error::weight(name, "missing in the state"))
+        };
+        let (step, learning_rate) = (take("step")?, take("learning_rate")?);
+        let mut slots = BTreeMap::<String, BTreeMap<String, Array>>::new();
+        for (key, array) in state {
+            let Some((parameter, slot)) = key.rsplit_once('.') else {
+                return Err(Error::weight(key, "names no slot of a parameter"));
+            };
+            slots
+                .entry(parameter.to_owned())
+                .or_default()
+                .insert(slot.to_owned(), array);
+        }
+        if matches!(self.schedule, Schedule::Constant(_)) {
+            self.schedule = Schedule::Constant(learning_rate.item::<f32>()?);
+        }
+        (self.step, self.learning_rate, self.slots) = (step, learning_rate, slots);
+        Ok(())
+    }
+}
+
+/// The parameter that belongs to a gradient.
+fn parameter_of<'p>(key: &str, gradient: &Array, parameters: &'p Gradients) -> Result<&'p Array> {
+    match parameters.get(key) {
+        Some(parameter) if parameter.shape() == gradient.shape() => Ok(parameter),
+        Some(parameter) => {
+            let (found, expected) = (gradient.shape(), parameter.shape());
+            let message = format!("the gradient is {found:?}, the parameter {expected:?}");
+            Err(Error::weight(key, message))
+        }
+        None => Err(Error::weight(key, "a gradient without its parameter")),
+    }
+}
+
+/// The array a rule keeps under `name`.
+fn slot<'s>(slots: &'s Slots, name: &'static str) -> Result<&'s Array> {
+    slots
+        .get(name)
+        .ok_or_else(|| Error::weight(name, "the rule keeps no such slot"))
+}
+
+/// Slots of zeros in the shape and dtype of a parameter.
+fn zeros(parameter: &Array, names: &[&'static str]) -> Result<Slots> {
+    let zeros = Array::zeros_dtype(&parameter.shape(), parameter.dtype())?;
+    Ok(names.iter().map(|&name| (name, zeros.clone())).collect())
+}
+
+/// Refuses a decay factor outside `0..1`.
+fn check_betas(rule: &'static str, betas: (f64, f64)) -> Result<()> {
+    for beta in [betas.0, betas.1] {
+        if !(0.0..1.0).contains(&beta) {
+            return Err(Error::invalid(
+                rule,
+                format!("betas must be in 0..1, found {beta}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a setting that is not positive (or, where zero is allowed, negative).
+fn check_positive(rule: &'static str, name: &str, value: f64, zero: bool) -> Result<()> {
+    if value > 0.0 || (zero && value == 0.0) {
+        return Ok(());
+    }
+    let bound = if zero {
+        "not be negative"
+    } else {
+        "be positive"
+    };
+    Err(Error::invalid(
+        rule,
+        format!("{name} must {bound}, found {value}"),
+    ))
+}

@@ -1,0 +1,124 @@
+//! Different rules for different parameters.
+
+use std::{collections::BTreeMap, fmt};
+
+use mlx_core::Array;
+
+use super::{Optimize, parameter_of};
+use crate::{Error, Gradients, Result};
+
+/// Decides by key and gradient whether an optimizer takes a parameter.
+type Filter = Box<dyn Fn(&str, &Array) -> bool + Send + Sync>;
+
+/// Gives each parameter to the first optimizer whose filter takes it, and the rest to the last.
+///
+/// ```
+/// use mlx_nn::optimizer::{AdamW, MultiOptimizer, Muon, Optimizer};
+///
+/// let optimizer = MultiOptimizer::new(Optimizer::new(AdamW::default(), 1e-3)?)
+///     .with(Optimizer::new(Muon::default(), 2e-2)?, |_, gradient| gradient.ndim() == 2);
+/// # let _ = optimizer;
+/// # Ok::<(), mlx_nn::Error>(())
+/// ```
+pub struct MultiOptimizer {
+    filtered: Vec<(Filter, Box<dyn Optimize>)>,
+    rest: Box<dyn Optimize>,
+}
+
+impl MultiOptimizer {
+    /// All parameters go to `rest`.
+    #[must_use]
+    pub fn new(rest: impl Optimize + 'static) -> Self {
+        Self {
+            filtered: Vec::new(),
+            rest: Box::new(rest),
+        }
+    }
+
+    /// Parameters that no earlier filter takes, and this one does, go to `optimizer`.
+    #[must_use]
+    pub fn with(
+        mut self,
+        optimizer: impl Optimize + 'static,
+        filter: impl Fn(&str, &Array) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.filtered.push((Box::new(filter), Box::new(optimizer)));
+        self
+    }
+
+    fn optimizers(&self) -> impl Iterator<Item = &dyn Optimize> {
+        self.filtered
+            .iter()
+            .map(|(_, optimizer)| optimizer.as_ref())
+            .chain([self.rest.as_ref()])
+    }
+}
+
+impl fmt::Debug for MultiOptimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MultiOptimizer({} optimizers)", self.filtered.len() + 1)
+    }
+}
+
+impl Optimize for MultiOptimizer {
+    fn apply(&mut self, gradients: &Gradients, parameters: &Gradients) -> Result<Gradients> {
+        let mut parts = vec![Gradients::new(); self.filtered.len() + 1];
+        for (key, gradient) in gradients {
+            parameter_of(key, gradient, parameters)?;
+            let taker = self
+                .filtered
+                .iter()
+                .position(|(filter, _)| filter(key, gradient));
+            let part = taker.unwrap_or(self.filtered.len());
+            if let Some(part) = parts.get_mut(part) {
+                part.insert(key.clone(), gradient.clone());
+            }
+        }
+        let mut changed = Gradients::new();
+        let all = self
+            .filtered
+            .iter_mut()
+            .map(|(_, optimizer)| optimizer)
+            .chain([&mut self.rest]);
+        for (optimizer, part) in all.zip(parts) {
+            changed.extend(optimizer.apply(&part, parameters)?);
+        }
+        Ok(changed)
+    }
+
+    fn state(&self) -> BTreeMap<String, Array> {
+        let numbered = self
+            .optimizers()
+            .enumerate()
+            .flat_map(|(index, optimizer)| {
+                optimizer
+                    .state()
+                    .into_iter()
+                    .map(move |(key, array)| (format!("states.{index}.{key}"), array))
+            });
+        numbered.collect()
+    }
+
+    fn set_state(&mut self, state: BTreeMap<String, Array>) -> Result<()> {
+        let mut parts = vec![BTreeMap::new(); self.filtered.len() + 1];
+        for (key, array) in state {
+            let numbered = key
+                .strip_prefix("states.")
+                .and_then(|rest| rest.split_once('.'));
+            let part = numbered.and_then(|(index, name)| {
+                Some((parts.get_mut(index.parse::<usize>().ok()?)?, name))
+            });
+            match part {
+                Some((part, name)) => part.insert(name.to_owned(), array),
+                None => return Err(Error::weight(key, "belongs to no optimizer")),
+            };
+        }
+        let all = self
+            .filtered
+            .iter_mut()
+            .map(|(_, optimizer)| optimizer)
+            .chain([&mut self.rest]);
+        all.zip(parts)
+            .try_for_each(|(optimizer, part)| optimizer.set_state(part))
+    }
+}

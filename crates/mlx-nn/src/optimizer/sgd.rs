@@ -1,0 +1,67 @@
+//! Stochastic gradient descent.
+
+use mlx_core::Array;
+
+use super::{Rule, Slots, Step, slot, zeros};
+use crate::{Error, Result};
+
+/// Gradient descent, with momentum if asked for.
+#[doc(alias = "SGD")]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Sgd {
+    /// How much of the last update is kept.
+    pub momentum: f64,
+    /// How much of the parameter is added to its gradient.
+    pub weight_decay: f64,
+    /// How much less of the gradient the momentum takes up.
+    pub dampening: f64,
+    /// Whether the momentum looks one step ahead.
+    pub nesterov: bool,
+}
+
+impl Rule for Sgd {
+    fn validate(&self) -> Result<()> {
+        if self.nesterov && (self.momentum <= 0.0 || self.dampening != 0.0) {
+            return Err(Error::invalid(
+                "Sgd",
+                "nesterov requires a momentum and no dampening",
+            ));
+        }
+        Ok(())
+    }
+
+    fn init(&self, parameter: &Array) -> Result<Slots> {
+        zeros(parameter, &["v"])
+    }
+
+    fn apply(
+        &self,
+        step: &Step,
+        gradient: &Array,
+        parameter: &Array,
+        slots: &mut Slots,
+    ) -> Result<Array> {
+        let rate = step.rate(gradient)?;
+        let gradient = if self.weight_decay == 0.0 {
+            gradient.clone()
+        } else {
+            (gradient + parameter * self.weight_decay)?
+        };
+        if self.momentum <= 0.0 {
+            return Ok((parameter - rate * gradient)?);
+        }
+        let taken = if self.dampening > 0.0 {
+            1.0 - self.dampening
+        } else {
+            1.0
+        };
+        let v = ((slot(slots, "v")? * self.momentum)? + &gradient * taken)?;
+        let update = if self.nesterov {
+            (gradient + &v * self.momentum)?
+        } else {
+            v.clone()
+        };
+        slots.insert("v", v);
+        Ok((parameter - rate * update)?)
+    }
+}
