@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use mlx_core::{Array, Error, Result, memory, ops};
-use mlx_transforms::{Closure, async_eval, checkpoint, custom_vjp, eval, grad, jvp, value_and_grad, vjp};
+use mlx_transforms::{
+    Closure, async_eval, checkpoint, custom_vjp, eval, grad, jvp, value_and_grad, vjp,
+};
 use ops::arithmetic::{add, divide, exp, multiply, power, sin, square, subtract, tanh};
 use ops::linalg_basic::{inner, matmul};
 use ops::reduction::sum;
@@ -27,11 +29,16 @@ fn read(array: &Array) -> f32 {
 
 #[track_caller]
 fn close(found: f32, expected: f32, tolerance: f32) {
-    assert!((found - expected).abs() <= tolerance, "found {found}, expected {expected} within {tolerance}");
+    assert!(
+        (found - expected).abs() <= tolerance,
+        "found {found}, expected {expected} within {tolerance}"
+    );
 }
 
 /// A function of one scalar as the transforms want it.
-fn of_one(f: impl Fn(&Array) -> Result<Array> + 'static) -> impl Fn(&[Array]) -> Result<Vec<Array>> + 'static {
+fn of_one(
+    f: impl Fn(&Array) -> Result<Array> + 'static,
+) -> impl Fn(&[Array]) -> Result<Vec<Array>> + 'static {
     move |xs: &[Array]| Ok(vec![f(&xs[0])?])
 }
 
@@ -57,7 +64,12 @@ fn value_and_grad_returns_every_value_and_the_gradient_of_the_first() {
 
 #[test]
 fn gradients_come_in_the_order_of_argnums() {
-    let weighted = |xs: &[Array]| Ok(vec![add(&multiply(&xs[0], &scalar(2.0))?, &multiply(&xs[1], &xs[2])?)?]);
+    let weighted = |xs: &[Array]| {
+        Ok(vec![add(
+            &multiply(&xs[0], &scalar(2.0))?,
+            &multiply(&xs[1], &xs[2])?,
+        )?])
+    };
     let inputs = [scalar(1.0), scalar(5.0), scalar(7.0)];
     let slopes = grad(weighted, &[2, 0]).unwrap()(&inputs).unwrap();
     assert_eq!(slopes.len(), 2);
@@ -72,18 +84,29 @@ fn gradient_of_a_sum_may_be_a_broadcast_view_and_still_reads() {
     assert_eq!(slopes[0].to_vec::<f32>().unwrap(), [1.0; 6]);
     let packed = ops::shape::contiguous(&slopes[0], false).unwrap();
     assert_eq!(packed.to_vec::<f32>().unwrap(), [1.0; 6]);
-    let like = Array::full::<f32>(&&slopes[0].shape()[..], 0.0).unwrap();
+    let shape: &[i32] = slopes[0].shape();
+    let like = Array::full::<f32>(&shape, 0.0).unwrap();
     assert_eq!(like.shape(), slopes[0].shape());
 }
 
 #[test]
 fn matrix_gradient_has_the_shape_of_its_argument() {
-    let f = grad(|xs| Ok(vec![sum(&matmul(&xs[0], &xs[1])?, false)?]), &[0, 1]).unwrap();
+    let f = grad(
+        |xs| Ok(vec![sum(&matmul(&xs[0], &xs[1])?, false)?]),
+        &[0, 1],
+    )
+    .unwrap();
     let a = Array::from_slice::<f32>(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3]).unwrap();
     let b = Array::from_slice::<f32>(&[1.0, 0.0, 2.0, 1.0, 0.0, 3.0], &[3, 2]).unwrap();
     let slopes = f(&[a, b]).unwrap();
-    assert_eq!(slopes[0].to_vec::<f32>().unwrap(), [1.0, 3.0, 3.0, 1.0, 3.0, 3.0]);
-    assert_eq!(slopes[1].to_vec::<f32>().unwrap(), [5.0, 5.0, 7.0, 7.0, 9.0, 9.0]);
+    assert_eq!(
+        slopes[0].to_vec::<f32>().unwrap(),
+        [1.0, 3.0, 3.0, 1.0, 3.0, 3.0]
+    );
+    assert_eq!(
+        slopes[1].to_vec::<f32>().unwrap(),
+        [5.0, 5.0, 7.0, 7.0, 9.0, 9.0]
+    );
 }
 
 #[test]
@@ -105,9 +128,14 @@ fn gradients_agree_with_finite_differences() {
         for at in [0.4f32, 0.9, 1.3] {
             let found = read(&slope(&[scalar(at)]).unwrap()[0]);
             let step = 1e-2;
-            let difference = (read(&f(&scalar(at + step)).unwrap()) - read(&f(&scalar(at - step)).unwrap())) / (2.0 * step);
+            let difference = (read(&f(&scalar(at + step)).unwrap())
+                - read(&f(&scalar(at - step)).unwrap()))
+                / (2.0 * step);
             let allowed = 1e-2 * (1.0 + difference.abs());
-            assert!((found - difference).abs() < allowed, "{name} at {at}: gradient {found}, difference {difference}");
+            assert!(
+                (found - difference).abs() < allowed,
+                "{name} at {at}: gradient {found}, difference {difference}"
+            );
         }
     }
 }
@@ -116,7 +144,8 @@ fn gradients_agree_with_finite_differences() {
 fn gradients_of_a_vector_function_agree_with_finite_differences() {
     let f = |xs: &[Array]| inner(&sin(&xs[0])?, &tanh(&xs[1])?);
     let (x, y) = ([0.3f32, -0.8, 1.1], [0.5f32, 0.2, -0.4]);
-    let slopes = grad(move |xs| Ok(vec![f(xs)?]), &[0, 1]).unwrap()(&[vector(&x), vector(&y)]).unwrap();
+    let slopes =
+        grad(move |xs| Ok(vec![f(xs)?]), &[0, 1]).unwrap()(&[vector(&x), vector(&y)]).unwrap();
     let step = 1e-2;
     for i in 0..3 {
         let moved = |by: f32| {
@@ -124,13 +153,21 @@ fn gradients_of_a_vector_function_agree_with_finite_differences() {
             x[i] += by;
             read(&f(&[vector(&x), vector(&y)]).unwrap())
         };
-        close(slopes[0].to_vec::<f32>().unwrap()[i], (moved(step) - moved(-step)) / (2.0 * step), 2e-3);
+        close(
+            slopes[0].to_vec::<f32>().unwrap()[i],
+            (moved(step) - moved(-step)) / (2.0 * step),
+            2e-3,
+        );
         let moved = |by: f32| {
             let mut y = y;
             y[i] += by;
             read(&f(&[vector(&x), vector(&y)]).unwrap())
         };
-        close(slopes[1].to_vec::<f32>().unwrap()[i], (moved(step) - moved(-step)) / (2.0 * step), 2e-3);
+        close(
+            slopes[1].to_vec::<f32>().unwrap()[i],
+            (moved(step) - moved(-step)) / (2.0 * step),
+            2e-3,
+        );
     }
 }
 
@@ -138,9 +175,17 @@ fn gradients_of_a_vector_function_agree_with_finite_differences() {
 fn grad_of_grad_gives_higher_derivatives() {
     let first = grad(of_one(sin), &[0]).unwrap();
     let second = grad(first, &[0]).unwrap();
-    close(read(&second(&[scalar(0.7)]).unwrap()[0]), -(0.7f32.sin()), 1e-5);
+    close(
+        read(&second(&[scalar(0.7)]).unwrap()[0]),
+        -(0.7f32.sin()),
+        1e-5,
+    );
     let third = grad(second, &[0]).unwrap();
-    close(read(&third(&[scalar(0.7)]).unwrap()[0]), -(0.7f32.cos()), 1e-5);
+    close(
+        read(&third(&[scalar(0.7)]).unwrap()[0]),
+        -(0.7f32.cos()),
+        1e-5,
+    );
 }
 
 #[test]
@@ -148,7 +193,11 @@ fn mixed_second_derivative_of_two_arguments() {
     let f = |xs: &[Array]| Ok(vec![multiply(&square(&xs[0])?, &sin(&xs[1])?)?]);
     let by_first = grad(f, &[0]).unwrap();
     let then_second = grad(by_first, &[1]).unwrap();
-    close(read(&then_second(&[scalar(1.5), scalar(0.4)]).unwrap()[0]), 2.0 * 1.5 * 0.4f32.cos(), 1e-5);
+    close(
+        read(&then_second(&[scalar(1.5), scalar(0.4)]).unwrap()[0]),
+        2.0 * 1.5 * 0.4f32.cos(),
+        1e-5,
+    );
 }
 
 #[test]
@@ -160,8 +209,16 @@ fn vjp_and_jvp_are_adjoint() {
     let (values, forward) = jvp(f, &primals, &tangents).unwrap();
     let (same, backward) = vjp(f, &primals, &cotangents).unwrap();
     assert_eq!((values.len(), forward.len(), backward.len()), (2, 2, 2));
-    assert_eq!(values[0].to_vec::<f32>().unwrap(), same[0].to_vec::<f32>().unwrap());
-    let dot = |a: &[Array], b: &[Array]| a.iter().zip(b).map(|(a, b)| read(&inner(a, b).unwrap())).sum::<f32>();
+    assert_eq!(
+        values[0].to_vec::<f32>().unwrap(),
+        same[0].to_vec::<f32>().unwrap()
+    );
+    let dot = |a: &[Array], b: &[Array]| {
+        a.iter()
+            .zip(b)
+            .map(|(a, b)| read(&inner(a, b).unwrap()))
+            .sum::<f32>()
+    };
     close(dot(&forward, &cotangents), dot(&backward, &tangents), 1e-5);
 }
 
@@ -171,7 +228,10 @@ fn gradient_descent_finds_the_line_through_points() {
     let targets = vector(&[-1.0, 1.0, 3.0, 5.0]);
     let loss = move |xs: &[Array]| {
         let predicted = add(&multiply(&inputs, &xs[0])?, &xs[1])?;
-        Ok(vec![sum(&square(&subtract(&predicted, &targets)?)?, false)?])
+        Ok(vec![sum(
+            &square(&subtract(&predicted, &targets)?)?,
+            false,
+        )?])
     };
     let step = value_and_grad(loss, &[0, 1]).unwrap();
     let mut parameters = vec![scalar(0.0), scalar(0.0)];
@@ -217,10 +277,24 @@ fn custom_vjp_sees_primals_cotangents_outputs_in_that_order() {
 
 #[test]
 fn custom_vjp_replaces_the_gradient_and_can_be_called_plainly() {
-    let straight_through = || custom_vjp(|xs| Ok(vec![tanh(&xs[0])?]), |_: &[Array], cotangents: &[Array], _: &[Array]| Ok(cotangents.to_vec())).unwrap();
-    close(read(&straight_through()(&[scalar(0.5)]).unwrap()[0]), 0.5f32.tanh(), 1e-6);
+    let straight_through = || {
+        custom_vjp(
+            |xs| Ok(vec![tanh(&xs[0])?]),
+            |_: &[Array], cotangents: &[Array], _: &[Array]| Ok(cotangents.to_vec()),
+        )
+        .unwrap()
+    };
+    close(
+        read(&straight_through()(&[scalar(0.5)]).unwrap()[0]),
+        0.5f32.tanh(),
+        1e-6,
+    );
     let inside = straight_through();
-    let f = grad(move |xs| Ok(vec![multiply(&inside(xs)?[0], &scalar(4.0))?]), &[0]).unwrap();
+    let f = grad(
+        move |xs| Ok(vec![multiply(&inside(xs)?[0], &scalar(4.0))?]),
+        &[0],
+    )
+    .unwrap();
     assert_eq!(read(&f(&[scalar(0.5)]).unwrap()[0]), 4.0);
 }
 
@@ -246,7 +320,10 @@ fn custom_vjp_is_differentiable_again() {
     let f = custom_vjp(
         |xs| Ok(vec![multiply(&square(&xs[0])?, &xs[0])?]),
         |primals: &[Array], cotangents: &[Array], _: &[Array]| {
-            Ok(vec![multiply(&cotangents[0], &multiply(&scalar(3.0), &square(&primals[0])?)?)?])
+            Ok(vec![multiply(
+                &cotangents[0],
+                &multiply(&scalar(3.0), &square(&primals[0])?)?,
+            )?])
         },
     )
     .unwrap();
@@ -269,7 +346,11 @@ fn checkpoint_keeps_value_and_gradient_and_recomputes() {
     let slopes = slopes[0].to_vec::<f32>().unwrap();
     close(slopes[0], 0.25f32.cos(), 1e-5);
     close(slopes[1], 3.0 * 2.25f32.cos(), 1e-5);
-    assert!(calls.get() >= 2, "the function ran {} time(s): nothing was recomputed", calls.get());
+    assert!(
+        calls.get() >= 2,
+        "the function ran {} time(s): nothing was recomputed",
+        calls.get()
+    );
 }
 
 // Ownership.
@@ -278,11 +359,18 @@ fn checkpoint_keeps_value_and_gradient_and_recomputes() {
 fn closures_capture_arrays_that_outlive_them() {
     let scale = vector(&[1.0, 2.0, 3.0]);
     let captured = scale.clone();
-    let f = grad(move |xs| Ok(vec![sum(&multiply(&xs[0], &captured)?, false)?]), &[0]).unwrap();
+    let f = grad(
+        move |xs| Ok(vec![sum(&multiply(&xs[0], &captured)?, false)?]),
+        &[0],
+    )
+    .unwrap();
     let slopes = f(&[vector(&[0.0; 3])]).unwrap();
     drop(f);
     assert_eq!(slopes[0].to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0]);
-    assert_eq!(scale.try_clone().unwrap().to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0]);
+    assert_eq!(
+        scale.try_clone().unwrap().to_vec::<f32>().unwrap(),
+        [1.0, 2.0, 3.0]
+    );
 }
 
 #[test]
@@ -308,7 +396,11 @@ fn dropping_a_callable_drops_what_it_captured() {
     jvp(make(Rc::clone(&witness)), &[scalar(1.0)], &[scalar(1.0)]).unwrap();
     assert_eq!(Rc::strong_count(&witness), 5);
     drop((closure, slope, saved, twice));
-    assert_eq!(Rc::strong_count(&witness), 1, "a closure outlived its owner");
+    assert_eq!(
+        Rc::strong_count(&witness),
+        1,
+        "a closure outlived its owner"
+    );
 }
 
 #[test]
@@ -333,9 +425,14 @@ fn empty_argnums_fail_when_the_callable_is_built() {
         ("grad", grad(identity, &[]).err()),
     ];
     for (function, error) in refused {
-        let Some(Error::EmptyInput(p)) = error else { panic!("{function}: {error:?}") };
+        let Some(Error::EmptyInput(p)) = error else {
+            panic!("{function}: {error:?}")
+        };
         let context = p.context().to_string();
-        assert!(context.contains(function) && context.contains("argnums"), "{context}");
+        assert!(
+            context.contains(function) && context.contains("argnums"),
+            "{context}"
+        );
     }
 }
 
@@ -344,22 +441,44 @@ fn failures(fail: fn() -> Result<Vec<Array>>) -> Vec<(&'static str, Error)> {
     let x = || [scalar(1.0)];
     let f = move |_: &[Array]| fail();
     let failing_backward = || {
-        custom_vjp(|xs| Ok(vec![square(&xs[0])?]), move |_: &[Array], _: &[Array], _: &[Array]| fail()).unwrap()
+        custom_vjp(
+            |xs| Ok(vec![square(&xs[0])?]),
+            move |_: &[Array], _: &[Array], _: &[Array]| fail(),
+        )
+        .unwrap()
     };
     let mut found = vec![
         ("grad", grad(f, &[0]).unwrap()(&x()).err()),
-        ("value_and_grad", value_and_grad(f, &[0]).unwrap()(&x()).err()),
-        ("grad of grad", grad(grad(f, &[0]).unwrap(), &[0]).unwrap()(&x()).err()),
+        (
+            "value_and_grad",
+            value_and_grad(f, &[0]).unwrap()(&x()).err(),
+        ),
+        (
+            "grad of grad",
+            grad(grad(f, &[0]).unwrap(), &[0]).unwrap()(&x()).err(),
+        ),
         ("vjp", vjp(f, &x(), &x()).err()),
         ("jvp", jvp(f, &x(), &x()).err()),
         ("checkpoint", checkpoint(f).unwrap()(&x()).err()),
-        ("grad of checkpoint", grad(checkpoint(f).unwrap(), &[0]).unwrap()(&x()).err()),
-        ("backward of custom_vjp", vjp(failing_backward(), &x(), &x()).err()),
-        ("grad of custom_vjp", grad(failing_backward(), &[0]).unwrap()(&x()).err()),
+        (
+            "grad of checkpoint",
+            grad(checkpoint(f).unwrap(), &[0]).unwrap()(&x()).err(),
+        ),
+        (
+            "backward of custom_vjp",
+            vjp(failing_backward(), &x(), &x()).err(),
+        ),
+        (
+            "grad of custom_vjp",
+            grad(failing_backward(), &[0]).unwrap()(&x()).err(),
+        ),
     ];
     let forward = custom_vjp(f, |_: &[Array], c: &[Array], _: &[Array]| Ok(c.to_vec())).unwrap();
     found.push(("forward of custom_vjp", forward(&x()).err()));
-    found.into_iter().map(|(name, error)| (name, error.unwrap_or_else(|| panic!("{name} succeeded")))).collect()
+    found
+        .into_iter()
+        .map(|(name, error)| (name, error.unwrap_or_else(|| panic!("{name} succeeded"))))
+        .collect()
 }
 
 #[test]
@@ -378,7 +497,10 @@ fn a_panic_becomes_an_error_that_names_it() {
     for (fail, payload) in [(plain, "a plain payload"), (formatted, "payload number 42")] {
         for (name, error) in failures(fail) {
             let text = error.to_string();
-            assert!(text.contains("panic") && text.contains(payload), "{name}: {text}");
+            assert!(
+                text.contains("panic") && text.contains(payload),
+                "{name}: {text}"
+            );
         }
     }
     let slope = grad(of_one(square), &[0]).unwrap();
@@ -387,9 +509,10 @@ fn a_panic_becomes_an_error_that_names_it() {
 
 #[test]
 fn an_operation_that_fails_inside_a_closure_is_the_error_of_the_call() {
-    let f = |xs: &[Array]| -> Result<Vec<Array>> { Ok(vec![sum(&matmul(&xs[0], &xs[0])?, false)?]) };
+    let f =
+        |xs: &[Array]| -> Result<Vec<Array>> { Ok(vec![sum(&matmul(&xs[0], &xs[0])?, false)?]) };
     let x = Array::full::<f32>(&[2, 3], 1.0).unwrap();
-    let direct = f(&[x.clone()]).unwrap_err().to_string();
+    let direct = f(std::slice::from_ref(&x)).unwrap_err().to_string();
     let through = grad(f, &[0]).unwrap()(&[x]).unwrap_err().to_string();
     assert_eq!(direct, through);
 }
@@ -397,15 +520,43 @@ fn an_operation_that_fails_inside_a_closure_is_the_error_of_the_call() {
 #[test]
 fn misuse_is_an_error_and_not_a_crash() {
     let identity = |xs: &[Array]| Ok(vec![xs[0].clone()]);
-    assert!(grad(identity, &[1]).unwrap()(&[scalar(1.0)]).is_err(), "argnum beyond the arguments");
-    assert!(grad(identity, &[0]).unwrap()(&[]).is_err(), "no argument at all");
-    assert!(grad(identity, &[0]).unwrap()(&[vector(&[1.0, 2.0])]).is_err(), "gradient of a vector");
-    assert!(grad(|_: &[Array]| Ok(vec![]), &[0]).unwrap()(&[scalar(1.0)]).is_err(), "function without a result");
-    assert!(vjp(identity, &[scalar(1.0)], &[]).is_err(), "cotangent missing");
-    assert!(vjp(identity, &[scalar(1.0)], &[vector(&[1.0, 2.0])]).is_err(), "cotangent of another shape");
-    assert!(jvp(identity, &[scalar(1.0)], &[]).is_err(), "tangent missing");
-    let wrong_count = custom_vjp(|xs| Ok(vec![add(&xs[0], &xs[1])?]), |_: &[Array], c: &[Array], _: &[Array]| Ok(c.to_vec())).unwrap();
-    assert!(grad(wrong_count, &[0, 1]).unwrap()(&[scalar(1.0), scalar(2.0)]).is_err(), "one gradient for two inputs");
+    assert!(
+        grad(identity, &[1]).unwrap()(&[scalar(1.0)]).is_err(),
+        "argnum beyond the arguments"
+    );
+    assert!(
+        grad(identity, &[0]).unwrap()(&[]).is_err(),
+        "no argument at all"
+    );
+    assert!(
+        grad(identity, &[0]).unwrap()(&[vector(&[1.0, 2.0])]).is_err(),
+        "gradient of a vector"
+    );
+    assert!(
+        grad(|_: &[Array]| Ok(vec![]), &[0]).unwrap()(&[scalar(1.0)]).is_err(),
+        "function without a result"
+    );
+    assert!(
+        vjp(identity, &[scalar(1.0)], &[]).is_err(),
+        "cotangent missing"
+    );
+    assert!(
+        vjp(identity, &[scalar(1.0)], &[vector(&[1.0, 2.0])]).is_err(),
+        "cotangent of another shape"
+    );
+    assert!(
+        jvp(identity, &[scalar(1.0)], &[]).is_err(),
+        "tangent missing"
+    );
+    let wrong_count = custom_vjp(
+        |xs| Ok(vec![add(&xs[0], &xs[1])?]),
+        |_: &[Array], c: &[Array], _: &[Array]| Ok(c.to_vec()),
+    )
+    .unwrap();
+    assert!(
+        grad(wrong_count, &[0, 1]).unwrap()(&[scalar(1.0), scalar(2.0)]).is_err(),
+        "one gradient for two inputs"
+    );
 }
 
 // Evaluation and threads.
@@ -446,12 +597,18 @@ fn transforms_work_on_many_threads_at_once() {
                 let curvature = grad(grad(of_one(exp), &[0]).unwrap(), &[0]).unwrap();
                 let doubled = custom_vjp(
                     |xs| Ok(vec![xs[0].clone()]),
-                    |_: &[Array], c: &[Array], _: &[Array]| Ok(vec![multiply(&c[0], &scalar(2.0))?]),
+                    |_: &[Array], c: &[Array], _: &[Array]| {
+                        Ok(vec![multiply(&c[0], &scalar(2.0))?])
+                    },
                 )
                 .unwrap();
                 close(read(&slope(&[scalar(at)]).unwrap()[0]), at.cos(), 1e-5);
                 close(read(&curvature(&[scalar(at)]).unwrap()[0]), at.exp(), 1e-4);
-                close(read(&grad(doubled, &[0]).unwrap()(&[scalar(at)]).unwrap()[0]), 2.0, 0.0);
+                close(
+                    read(&grad(doubled, &[0]).unwrap()(&[scalar(at)]).unwrap()[0]),
+                    2.0,
+                    0.0,
+                );
             }
         })
     });
@@ -484,7 +641,11 @@ fn failing_closures_leave_other_threads_async_work_alone_a_thousand_times() {
     let failing = (0..2).map(|_| {
         let rounds_left = Arc::clone(&rounds_left);
         thread::spawn(move || {
-            let panics = grad(|_: &[Array]| -> Result<Vec<Array>> { panic!("on purpose") }, &[0]).unwrap();
+            let panics = grad(
+                |_: &[Array]| -> Result<Vec<Array>> { panic!("on purpose") },
+                &[0],
+            )
+            .unwrap();
             let errs = grad(
                 |xs: &[Array]| {
                     let _abandoned = square(&xs[0])?;
@@ -495,9 +656,17 @@ fn failing_closures_leave_other_threads_async_work_alone_a_thousand_times() {
             .unwrap();
             let works = value_and_grad(of_one(square), &[0]).unwrap();
             loop {
-                let claimed = rounds_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+                let claimed =
+                    rounds_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                        left.checked_sub(1)
+                    });
                 let Ok(round) = claimed else { break };
-                let error = if round % 2 == 0 { panics(&[scalar(1.0)]) } else { errs(&[scalar(1.0)]) }.unwrap_err();
+                let error = if round % 2 == 0 {
+                    panics(&[scalar(1.0)])
+                } else {
+                    errs(&[scalar(1.0)])
+                }
+                .unwrap_err();
                 assert!(error.to_string().contains("on purpose"), "{error}");
                 let (values, slopes) = works(&[scalar(3.0)]).unwrap();
                 assert_eq!((read(&values[0]), read(&slopes[0])), (9.0, 6.0));

@@ -9,7 +9,9 @@ use mlx_lm::chat::Message;
 use mlx_lm::{GenerateOptions, LoadedModel, load};
 use serde_json::Value;
 
-use crate::support::{Outcome, argmax, arrays, copied, fixture, ids, json, relative_difference, row, tokens, values};
+use crate::support::{
+    Outcome, argmax, arrays, copied, fixture, ids, json, relative_difference, row, tokens, values,
+};
 
 macro_rules! cases {
     ($($name:ident: $path:literal,)+) => {
@@ -53,7 +55,11 @@ fn every_fixture_has_its_test() -> Outcome {
     for model_type in fs::read_dir(fixture("lm"))? {
         let model_type = model_type?;
         for case in fs::read_dir(model_type.path())? {
-            found.push(format!("{}/{}", model_type.file_name().display(), case?.file_name().display()));
+            found.push(format!(
+                "{}/{}",
+                model_type.file_name().display(),
+                case?.file_name().display()
+            ));
         }
     }
     found.sort();
@@ -84,7 +90,12 @@ impl Case {
             }
         };
         let tolerance = serde_json::from_value(note["tolerance"].clone())?;
-        Ok(Self { model, note, folder, tolerance })
+        Ok(Self {
+            model,
+            note,
+            folder,
+            tolerance,
+        })
     }
 
     /// The logits of each token when they arrive `chunk` at a time.
@@ -119,7 +130,11 @@ impl Case {
     #[track_caller]
     fn close(&self, what: &str, found: &[f32], expected: &[f32]) {
         let gap = relative_difference(found, expected);
-        assert!(gap <= self.tolerance, "{}: {what} differ by {gap:.2e}", self.folder.display());
+        assert!(
+            gap <= self.tolerance,
+            "{}: {what} differ by {gap:.2e}",
+            self.folder.display()
+        );
     }
 }
 
@@ -135,18 +150,34 @@ fn check(path: &str) -> Outcome {
     let stepwise = golden.get("steps").map_or(expected, values);
     case.close("logits token by token", &one_by_one, &stepwise);
 
-    assert_eq!(case.greedy(&prompt, greedy.len())?, greedy, "greedy tokens through the cache");
+    assert_eq!(
+        case.greedy(&prompt, greedy.len())?,
+        greedy,
+        "greedy tokens through the cache"
+    );
     if case.note["cache_invariant"] == true {
         case.close("logits with and without the cache", &one_by_one, &at_once);
         let chunked = case.logits(&prompt, 5)?;
         case.close("logits in chunks", &chunked, &at_once);
-        assert_eq!(without_cache(&case, &prompt, &greedy)?, greedy, "greedy tokens in one pass");
+        assert_eq!(
+            without_cache(&case, &prompt, &greedy)?,
+            greedy,
+            "greedy tokens in one pass"
+        );
     }
-    let room = case.model.model().max_position_embeddings().unwrap_or(i32::MAX);
+    let room = case
+        .model
+        .model()
+        .max_position_embeddings()
+        .unwrap_or(i32::MAX);
     if prompt.len() + greedy.len() <= usize::try_from(room)? {
-        let options = GenerateOptions::default().max_tokens(greedy.len()).temperature(Some(0.0));
+        let options = GenerateOptions::default()
+            .max_tokens(greedy.len())
+            .temperature(Some(0.0));
         let generation = case.model.generate_tokens(&prompt, &options)?;
-        let generated = generation.map(|segment| Ok(segment?.token)).collect::<Result<Vec<u32>, mlx_lm::Error>>()?;
+        let generated = generation
+            .map(|segment| Ok(segment?.token))
+            .collect::<Result<Vec<u32>, mlx_lm::Error>>()?;
         assert_eq!(generated, greedy, "generated tokens");
     }
     if let Some(chat) = case.note.get("chat") {
@@ -156,7 +187,11 @@ fn check(path: &str) -> Outcome {
 }
 
 /// The choices of a single pass over prompt and answer, which needs no cache.
-fn without_cache(case: &Case, prompt: &[u32], greedy: &[u32]) -> Result<Vec<u32>, Box<dyn std::error::Error>> {
+fn without_cache(
+    case: &Case,
+    prompt: &[u32],
+    greedy: &[u32],
+) -> Result<Vec<u32>, Box<dyn std::error::Error>> {
     let all: Vec<u32> = prompt.iter().chain(greedy).copied().collect();
     let logits = case.logits(&all, all.len())?;
     let vocab = usize::try_from(case.model.model().vocab_size())?;
@@ -166,7 +201,9 @@ fn without_cache(case: &Case, prompt: &[u32], greedy: &[u32]) -> Result<Vec<u32>
 
 fn renders(model: &LoadedModel, chat: &Value) -> Outcome {
     let messages: Vec<Message> = serde_json::from_value(chat["messages"].clone())?;
-    let text = model.tokenizer().apply_chat_template(&messages, &Default::default())?;
+    let text = model
+        .tokenizer()
+        .apply_chat_template(&messages, &Default::default())?;
     assert_eq!(text, chat["text"].as_str().unwrap_or_default());
     assert_eq!(model.tokenizer().encode(&text, false)?, ids(&chat["ids"]));
     Ok(())

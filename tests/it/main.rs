@@ -1,10 +1,15 @@
 //! What several crates do together, and what the Python peers make of the same input.
-#![expect(clippy::unwrap_used, clippy::panic_in_result_fn, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic_in_result_fn,
+    reason = "a test fails by panicking"
+)]
 
 mod autograd_contract;
 mod cli_errors;
 mod damaged_files;
 mod lm_parity;
+mod minilm;
 mod prose;
 mod smollm2;
 mod support;

@@ -15,7 +15,9 @@ fn ten_prompts_continue_as_in_python() -> Outcome {
         let encoded = model.tokenizer().encode(prompt, true)?;
         assert_eq!(encoded, ids(&case["ids"]), "{prompt}");
         let expected = ids(&case["tokens"]);
-        let options = GenerateOptions::default().max_tokens(expected.len()).temperature(Some(0.0));
+        let options = GenerateOptions::default()
+            .max_tokens(expected.len())
+            .temperature(Some(0.0));
         let (mut generated, mut written) = (Vec::new(), String::new());
         for segment in model.generate(prompt, &options)? {
             let segment = segment?;
@@ -23,7 +25,11 @@ fn ten_prompts_continue_as_in_python() -> Outcome {
             written.push_str(&segment.text);
         }
         assert_eq!(generated, expected, "{prompt}");
-        assert_eq!(written, case["text"].as_str().unwrap_or_default(), "{prompt}");
+        assert_eq!(
+            written,
+            case["text"].as_str().unwrap_or_default(),
+            "{prompt}"
+        );
     }
     Ok(())
 }
@@ -39,6 +45,9 @@ fn the_program_writes_the_same_text() -> Outcome {
         .arg(fixture("prose-5m"))
         .output()?;
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(text(&output.stdout).trim_end(), case["text"].as_str().unwrap_or_default().trim_end());
+    assert_eq!(
+        text(&output.stdout).trim_end(),
+        case["text"].as_str().unwrap_or_default().trim_end()
+    );
     Ok(())
 }

@@ -15,7 +15,9 @@ use tempfile::TempDir;
 pub(crate) type Outcome = Result<(), Box<dyn Error>>;
 
 pub(crate) fn fixture(path: impl AsRef<Path>) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(path)
 }
 
 pub(crate) fn json(path: impl AsRef<Path>) -> Value {
@@ -35,21 +37,38 @@ pub(crate) fn ids(value: &Value) -> Vec<u32> {
 
 /// A list of token ids in a golden file.
 pub(crate) fn tokens(array: &Array) -> Vec<u32> {
-    array.to_vec::<i32>().unwrap().into_iter().map(|id| u32::try_from(id).unwrap()).collect()
+    array
+        .to_vec::<i32>()
+        .unwrap()
+        .into_iter()
+        .map(|id| u32::try_from(id).unwrap())
+        .collect()
 }
 
 /// The values of an array of any floating-point dtype.
 pub(crate) fn values(array: &Array) -> Vec<f32> {
-    array.astype(Dtype::Float32).unwrap().to_vec::<f32>().unwrap()
+    array
+        .astype(Dtype::Float32)
+        .unwrap()
+        .to_vec::<f32>()
+        .unwrap()
 }
 
 /// The largest difference over the largest reference value, the measure of every tolerance in a note.
 pub(crate) fn relative_difference(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
-    let largest = expected.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    let largest = expected
+        .iter()
+        .fold(0.0f32, |most, value| most.max(value.abs()));
     let apart = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
     // A NaN must not get lost in the maximum.
-    let apart = apart.fold(0.0f32, |most, gap| if gap > most || gap.is_nan() { gap } else { most });
+    let apart = apart.fold(0.0f32, |most, gap| {
+        if gap > most || gap.is_nan() {
+            gap
+        } else {
+            most
+        }
+    });
     apart / largest
 }
 
@@ -60,7 +79,10 @@ pub(crate) fn row(tokens: &[u32]) -> Array {
 
 /// The position of the largest value, the first of several.
 pub(crate) fn argmax(row: &[f32]) -> u32 {
-    let best = row.iter().enumerate().fold(0, |best, (i, value)| if *value > row[best] { i } else { best });
+    let best = row.iter().enumerate().fold(
+        0,
+        |best, (i, value)| if *value > row[best] { i } else { best },
+    );
     u32::try_from(best).unwrap()
 }
 
@@ -76,7 +98,12 @@ pub(crate) fn copied(folder: impl AsRef<Path>) -> TempDir {
 
 /// A program of the workspace, in the folder above this test's own.
 pub(crate) fn program(name: &str) -> Command {
-    let path = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join(name);
+    let path = std::env::current_exe()
+        .unwrap()
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join(name);
     // `cargo test --workspace` has built it; a run of this package alone has not.
     static BUILT: OnceLock<()> = OnceLock::new();
     if !path.is_file() {
@@ -84,18 +111,29 @@ pub(crate) fn program(name: &str) -> Command {
     }
     let mut command = Command::new(path);
     // Nothing may depend on the environment, and nothing may be fetched unasked.
-    command.env_clear().env("MLX_SYS_OFFLINE", "1").stdin(Stdio::null());
+    command
+        .env_clear()
+        .env("MLX_SYS_OFFLINE", "1")
+        .stdin(Stdio::null());
     command
 }
 
 fn build(path: &Path) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-    if path.parent().is_some_and(|profile| profile.ends_with("release")) {
+    command
+        .args(["build", "--quiet", "--workspace", "--bins"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    if path
+        .parent()
+        .is_some_and(|profile| profile.ends_with("release"))
+    {
         command.arg("--release");
     }
-    assert!(command.status().unwrap().success(), "building the programs failed");
+    assert!(
+        command.status().unwrap().success(),
+        "building the programs failed"
+    );
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {
@@ -110,8 +148,13 @@ pub(crate) fn fails(output: &Output, code: i32, part: &str) {
     assert_eq!(output.status.code(), Some(code), "{part}: {stderr}");
     assert!(output.stdout.is_empty(), "{part}: {}", text(&output.stdout));
     let lines: Vec<&str> = stderr.lines().collect();
-    let [error, hint] = lines[..] else { panic!("{part}: not an error and a hint: {stderr}") };
-    assert!(error.starts_with("error: ") && error.contains(part), "{part}: {stderr}");
+    let [error, hint] = lines[..] else {
+        panic!("{part}: not an error and a hint: {stderr}")
+    };
+    assert!(
+        error.starts_with("error: ") && error.contains(part),
+        "{part}: {stderr}"
+    );
     assert!(hint.starts_with("hint: "), "{part}: {stderr}");
     assert!(!stderr.contains("panicked"), "{part}: {stderr}");
 }

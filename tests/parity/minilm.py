@@ -65,7 +65,7 @@ def sentences():
     rng = random.Random(20)
     long = []
     for i in range(64 - len(ONE_WORD) - len(SHORT)):
-        words = [rng.choice(VOCABULARY) for _ in range(6 + 14 * i)]
+        words = [rng.choice(VOCABULARY) for _ in range(round(6 * 1.18**i))]
         for stop in range(9, len(words), 10):
             words[stop] += "."
         long.append(" ".join(words).capitalize() + ".")

@@ -173,7 +173,8 @@ def templates():
     rendered = []
     for name, source in text_chats.TEMPLATES.items():
         tokenizer.chat_template = source
-        for n, chat in enumerate(text_chats.CONVERSATIONS):
+        chats = text_chats.CONVERSATIONS[: 1 if name in text_chats.ONCE else None]
+        for n, chat in enumerate(chats):
             try:
                 text = tokenizer.apply_chat_template(chat["messages"], tokenize=False, **chat.get("options", {}))
                 rendered.append([name, n, text])

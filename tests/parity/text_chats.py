@@ -63,7 +63,90 @@ CALL {{ f.name }}({% for k, v in f.arguments.items() %}{{ k }}={{ v | tojson }}{
 {%- endraw %}
 {{ messages | map(attribute='role') | list }} {{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ messages | rejectattr('role', 'equalto', 'user') | map(attribute='role') | join('-') }}
 {{ [3, 1, 2] | sort | reverse | list }} {{ 'a,b,c'.split(',', 1) }} {{ '%' ~ 1 ~ none ~ true }} {{ range(3) | list }} {{ dict(a=1, b='c') | tojson(sort_keys=true) }} {{ '<a & "b">' | tojson }}""",
+    # Recursive macros over JSON schemas, filters with arguments, everything a loop knows.
+    "constructs": """{#- typescript -#}
+{%- macro ts(spec, required=[], nullable=false) -%}
+{%- if spec.type == 'array' -%}{%- if spec['items'] -%}{{ ts(spec['items'], required) }}[]{%- else -%}any[]{%- endif -%}
+{%- elif spec.type is defined and spec.type is iterable and spec.type is not string and spec.type is not mapping and spec.type[0] is defined -%}{{ spec.type | join(' | ') }}
+{%- elif spec.oneOf -%}{%- for v in spec.oneOf %}{{ ts(v) }}{{ ' | ' if not loop.last }}{%- endfor -%}
+{%- elif spec.type == 'string' -%}{%- if spec.enum -%}{{ '"' + spec.enum|join('" | "') + '"' }}{%- else -%}string{%- if nullable %} | null{%- endif -%}{%- endif -%}
+{%- elif spec.type in ['number', 'integer'] -%}number
+{%- elif spec.type == 'object' and spec.properties -%}{
+{% for k, v in spec.properties.items() -%}
+    {%- if v.description %}// {{ v.description }}
+{% endif -%}
+    {{ k }}{{ '?' if k not in (spec.required or []) }}: {{ ts(v, spec.required or []) }}{{ ',' if not loop.last }}
+{% endfor -%}
+}{%- else -%}any{%- endif -%}
+{%- endmacro -%}
+{%- set sys %}Today: {{ 'now' | upper }}{% endset %}
+{{- bos_token ~ sys }}
+{%- set ns = namespace(seen=[], n=0, last=none) %}
+{%- for tool in tools or [] %}{% set f = tool.function %}
+type {{ f.name }} = (_: {{ ts(f.parameters) }}) => any; // {{ f.description | replace('"', "'") | upper | lower | title }}
+{%- set ns.seen = ns.seen + [f.name] %}{% endfor %}
+{{ ns.seen | unique | list }} {{ ns.seen | length }}
+{%- for message in messages %}
+{%- if message.role == 'system' and loop.first %}{% continue %}{% endif %}
+{%- if message.content is mapping or message.content is iterable and message.content is not string %}{{ message.content | tojson }}
+{%- else %}
+<{{ message['role'] | capitalize }} {{ loop.index }}/{{ loop.length }} {{ loop.cycle('odd', 'even') }} {{ loop.changed(message.role) }} prev={{ loop.previtem.role if loop.previtem is defined else '-' }} next={{ loop.nextitem.role if not loop.last else '-' }}>
+{{ message.content[:30] | indent(2) }}|{{ message.content[-5:] | reverse }}|{{ message.content[::7] | trim }}|{{ message.content[::-2] if message.content }}
+{%- endif %}
+{%- if 'tool_calls' in message and message.tool_calls is not none and message.tool_calls|length > 0 %}
+{%- if message.tool_calls | length != 1 %}[multi]{% endif %}
+{%- set tool_call = message.tool_calls[0].function %}
+{%- if tool_call.arguments is mapping %}
+{%- for arg_name, arg_val in tool_call.arguments | items %}{{ arg_name + '="' + arg_val | string + '"' }}{{ ", " if not loop.last }}{% endfor %}
+{{ tool_call.arguments | dictsort | map('first') | join(',') }} {{ tool_call.arguments.get('nope', {}) }} {{ tool_call.arguments.get('nope') is none }}
+{{ tool_call.arguments|tojson(indent=4) }} {{ tool_call.arguments|tojson(ensure_ascii=true, separators=(',', ':')) }}
+{%- else %}{{ tool_call.arguments }}{% endif %}
+{%- endif %}
+{%- set ns.n = ns.n + (1 if message.role == 'user' else 0) %}
+{%- set ns.last = message %}
+{%- endfor %}
+{{ ns.n }} {{ ns.last.role }} {{ messages | groupby('role') | map('first') | list }} {{ messages|selectattr('reasoning_content', 'defined')|list|length }}
+{% filter upper %}end {{ eos_token }}{% endfilter %}
+{%- if add_generation_prompt is defined and add_generation_prompt %}
+{{ '<|assistant|>' -}}
+{%- endif -%}
+""",
+    # The grammar itself; says the same whatever the conversation.
+    "grammar": """{% macro box(title, n=2) %}
+[{{ title }}{{ '!' * n }}{{ caller() }}]
+{% endmacro %}
+  {% call box('t') %}
+  inner {{ messages[0].role }}
+  {% endcall %}
+{% for a, b in [(1, 'x'), (2, 'y')] %}{{ a }}{{ b }}{% else %}none{% endfor %}
+{% for x in [] %}x{% else %}none{% endfor %}
+    {%+ if true %}  kept  {%+ endif %}
+	{% if false %}{% elif not false and (1 < 2) %} ok {% endif %}  
+{% with u = 5, w = 'a' %}{{ u }}{{ w }}{% endwith %}{{ u is defined }}
+{% set a, b = 1, 'two' %}{{ a }}{{ b }} {{ [1,2,3][1:] }} {{ (1,) | length }} {{ [1,2,3] | sum }}
+{{ 'abc'[1] }} {{ 'abc'[-1] }} {{ 'abc'[5:] }} {{ 'a' 'b' }} {{ "it's \\"q\\"" }} {{ 'tab\\there\\\\n' }} {{ 'ü' | length }}
+{{ none }} {{ true }} {{ 1.0 }} {{ 1e3 }} {{ 10 ** 20 }} {{ 3 / 2 }} {{ 4 / 2 }} {{ -7 // 2 }} {{ -7 % 3 }} {{ 2.5 | int }} {{ '7' | int + 1 }} {{ 'x' | int }} {{ 3.14159 | round(2) }} {{ 5 | float }} {{ '1.5' | float }}
+{{ [1, 'a', none, 2.5, true] }} {{ {'a': [1, {'b': none}], "k'": 'v"'} }} {{ [] }} {{ {} }} {{ 'a' in {'a': 1} }} {{ 1 in [1] }} {{ 'a' not in 'bc' }}
+{{ [3,1,2] | sort }} {{ ['b','A','c'] | sort }} {{ [1,2,2,3] | unique | list }} {{ [1,2,3,4,5] | batch(2) | list }} {{ [1,2] | last }} {{ [1,2,3] | max }} {{ ['x','yy'] | map('length') | list }} {{ [0, 1, '', 'a'] | select | list }} {{ [1,2,3,4] | reject('odd') | list }}
+{{ 'hello world' | title }} {{ 'HELLO' | capitalize }} {{ ' x ' | trim }}| {{ 'a-b' | replace('-', '+') }} {{ 'x' | default('d') }} {{ nope | default('d') }} {{ '' | default('d', true) }} {{ 'abc' | list }} {{ 'abc' | first }} {{ 'a\\nb' | indent }} {{ 'a,b' | string }} {{ '%s-%d' | format('a', 3) }} {{ 'a' ~ 1 ~ 2.0 ~ none }} {{ [1,2] | join }} {{ [1, none, 'x'] | join('-') }} {{ 'abc' | reverse }}
+{{ 1 == 1.0 }} {{ 'a' < 'b' }} {{ 1 != 2 }} {{ not none }} {{ none == false }} {{ nope is none }} {{ nope is undefined }} {{ nope == none }} {{ '' or 'x' }} {{ none or [] }} {{ 'a' if nope else 'b' }} {{ 'a' if nope }}
+{{ 4 is even }} {{ 3 is odd }} {{ 6 is divisibleby 3 }} {{ 'a' is lower }} {{ [1] is sequence }} {{ {} is mapping }} {{ 1 is integer }} {{ 1.5 is float }} {{ true is integer }} {{ true is number }} {{ none is none }} {{ true is true }} {{ 1 is true }} {{ 'x' is in ['x'] }} {{ 1 is sameas 1 }} {{ 'a' is eq 'a' }} {{ none is iterable }} {{ nope is iterable }}
+{{ 'x'.upper() }} {{ 'a,b'.split(',')[1] }} {{ 'aXbX'.replace('X', '') }} {{ 'abc'.startswith(('x','a')) }} {{ 'a{}b{}'.format(1, 'z') }} {{ 'abc'.find('c') }} {{ ' a b '.strip().split() }} {{ 'a' * 3 }} {{ 'ab'.join(['1','2']) }} {{ 'Hello'.swapcase() }} 
+{{ {'a':1,'b':2}.keys() | list }} {{ {'a':1}.values() | list }} {% for k, v in {'z':1,'a':2}.items() %}{{ k }}{{ v }}{% endfor %} {{ {'a': 1}['a'] }} {{ {'a': {'b': 2}}.a.b }} {{ {'a':1}.nope is defined }}
+{{ range(5)[1:3] | list }} {{ range(10, 0, -3) | list }} {{ namespace(x=1).x }} {{ messages[99] is defined }}
+{%- for i in range(6) if i is even %}{% if i == 4 %}{% break %}{% endif %}
+ {{ loop.index }}{{ loop.revindex }}{{ loop.first }}
+{%- endfor %}
+{%- for m in messages recursive %}{{ m.role[0] }}{% if m.kids %}({{ loop(m.kids) }}){% endif %}{% endfor %}
+{{ '<b>' | escape }} {{ '<b>' | safe }} {{ '<b>' }} {{ {'<': '&'} | tojson }}
+{{ cycler is defined }} {{ loop is defined }}
+	{# comment alone #}
+{{ "trailing" }}   
+   {#- stripped -#}   
+end
+""",
 }
+ONCE = {"grammar"}
 
 TOOL = {
     "type": "function",

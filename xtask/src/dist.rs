@@ -31,6 +31,7 @@ pub(crate) struct Args {
 /// A program of the workspace that people run.
 struct Program {
     package: String,
+    version: String,
     name: String,
 }
 
@@ -51,7 +52,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let programs = programs()?;
     let build = build(&programs, backend, &host)?;
-    let name = format!("mlx-rust-{}-{host}-{backend}", env!("CARGO_PKG_VERSION"));
+    let version = programs
+        .first()
+        .map(|p| p.version.as_str())
+        .context("there is no program")?;
+    let name = format!("mlx-rust-{version}-{host}-{backend}");
     let out = sh::root().join(&args.out);
     let partial = out.join(format!(".{name}"));
     remove(&partial)?;
@@ -90,6 +95,7 @@ fn programs() -> Result<Vec<Program>> {
             .filter(|t| t.kind.iter().any(|k| k == "bin"));
         programs.extend(bins.map(|t| Program {
             package: package.name.clone(),
+            version: package.version.clone(),
             name: t.name,
         }));
     }
@@ -105,6 +111,7 @@ struct Metadata {
 #[derive(Deserialize)]
 struct Package {
     name: String,
+    version: String,
     publish: Option<Vec<String>>,
     targets: Vec<BinTarget>,
 }

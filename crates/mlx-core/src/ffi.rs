@@ -8,6 +8,8 @@
 //!
 //! Public only for `mlx-transforms`, the other half of the boundary; not part of the API.
 
+#[cfg(target_os = "linux")]
+pub mod blas;
 pub mod lock;
 pub(crate) mod mmap;
 #[path = "ffi/ops.gen.rs"]

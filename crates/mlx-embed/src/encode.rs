@@ -50,7 +50,7 @@ pub struct Embedder {
 /// What `modules.json` puts after pooling.
 #[derive(Debug)]
 enum Step {
-    Dense(Dense),
+    Dense(Box<Dense>),
     Normalize,
 }
 

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 /// The result of a fallible call in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What fails when a folder's tokenizer does.
+pub(crate) const READ_TOKENIZER: &str = "read `tokenizer.json`";
+
 /// Why loading an embedding model or encoding a text failed.
 ///
 /// A message is one clause and never repeats its cause: walk
@@ -86,8 +89,10 @@ pub enum Error {
         source: mlx_nn::Error,
     },
     /// The tokenizer is malformed or refused a text.
-    #[error("tokenizer")]
+    #[error("{action}")]
     Tokenizer {
+        /// What was tried: reading `tokenizer.json`, or tokenising a text.
+        action: &'static str,
         /// The tokenizer's complaint.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -139,12 +144,25 @@ impl Error {
             Self::UnsupportedModule { supported, .. } => {
                 Some(format!("supported are {}", supported.join(", ")))
             }
+            Self::Tokenizer {
+                action: READ_TOKENIZER,
+                ..
+            } => Some("the file is damaged or of an unknown kind; fetch it again".to_owned()),
             Self::Json { .. } => Some("the file is damaged or not JSON; fetch it again".to_owned()),
             Self::UnknownPrompt { known, .. } if known.is_empty() => {
                 Some("it has none; give the text itself as prompt".to_owned())
             }
             Self::UnknownPrompt { known, .. } => Some(format!("it has {}", known.join(", "))),
-            _ => None,
+            Self::Config { file, .. } => Some(format!("check {file} against the original")),
+            Self::Io { .. } => Some("check that the file exists and may be read".to_owned()),
+            Self::Weights { file, .. } => {
+                Some(format!("{file} is damaged or not of this model; fetch it again"))
+            }
+            Self::Tokenizer { .. } => {
+                Some("check the text, or fetch the model's tokenizer.json again".to_owned())
+            }
+            Self::Option { .. } => Some("choose a value within its range".to_owned()),
+            Self::Cancelled | Self::Nn(_) | Self::Core(_) => None,
         }
     }
 

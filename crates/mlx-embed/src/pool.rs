@@ -253,7 +253,9 @@ const fn included() -> bool {
 impl Config {
     fn modes(&self) -> Result<Vec<PoolingMode>, String> {
         let parse = |name: &Value| {
-            let name = name.as_str().ok_or_else(|| format!("{name} is not a name"))?;
+            let name = name
+                .as_str()
+                .ok_or_else(|| format!("{name} is not a name"))?;
             let mode = name.parse::<PoolingMode>();
             mode.map_err(|_| format!("`{name}` is not supported"))
         };

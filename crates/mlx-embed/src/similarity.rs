@@ -101,16 +101,12 @@ pub(crate) fn unit_length(x: &Array) -> Result<Array> {
 }
 
 /// Negative distances, a slice of `a` at a time: all differences together have `N · M · D` elements.
-fn distances(
-    a: &Array,
-    b: &Array,
-    reduce: impl Fn(&Array) -> Result<Array>,
-) -> Result<Array> {
+fn distances(a: &Array, b: &Array, reduce: impl Fn(&Array) -> Result<Array>) -> Result<Array> {
     let rows = a.dim(0)?;
-    let step = i32::try_from(ELEMENTS_AT_ONCE / b.size().max(1)).unwrap_or(i32::MAX).max(1);
-    let cuts: Vec<i32> = (1..rows)
-        .filter(|row| row % step == 0)
-        .collect();
+    let step = i32::try_from(ELEMENTS_AT_ONCE / b.size().max(1))
+        .unwrap_or(i32::MAX)
+        .max(1);
+    let cuts: Vec<i32> = (1..rows).filter(|row| row % step == 0).collect();
     let b = expand_dims(b, &[0])?; // [1, M, D]
     let mut parts = Vec::new();
     for part in split_at(a, &cuts, 0)? {

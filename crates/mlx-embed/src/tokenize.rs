@@ -8,6 +8,7 @@ use tokenizers::{
     PostProcessor, Tokenizer as Backend, TruncationDirection, TruncationParams, TruncationStrategy,
 };
 
+use crate::error::READ_TOKENIZER;
 use crate::folder::Folder;
 use crate::{Error, Result};
 
@@ -37,7 +38,7 @@ impl Tokenizer {
     pub(crate) fn new(folder: &Folder, max_length: usize, lower_case: bool) -> Result<Self> {
         const FILE: &str = "tokenizer.json";
         let bytes = folder.bytes(FILE)?.ok_or_else(|| folder.missing(FILE))?;
-        let mut backend = Backend::from_bytes(bytes).map_err(refused)?;
+        let mut backend = Backend::from_bytes(bytes).map_err(unreadable)?;
         let added = backend
             .get_post_processor()
             .map_or(0, |processor| processor.added_tokens(false));
@@ -63,7 +64,7 @@ impl Tokenizer {
             .unwrap_or(0);
         backend
             .with_truncation(Some(truncation))
-            .map_err(refused)?
+            .map_err(unreadable)?
             .with_padding(None);
         Ok(Self {
             backend,
@@ -122,8 +123,18 @@ impl Tokenizer {
     }
 }
 
+fn unreadable(source: tokenizers::Error) -> Error {
+    Error::Tokenizer {
+        action: READ_TOKENIZER,
+        source,
+    }
+}
+
 fn refused(source: tokenizers::Error) -> Error {
-    Error::Tokenizer { source }
+    Error::Tokenizer {
+        action: "tokenise a text",
+        source,
+    }
 }
 
 /// Rows of token ids, padded on the right to one length.
@@ -174,7 +185,12 @@ impl TokenBatch {
 
     fn from_tokens(rows: &[&Tokens], pad_id: u32, skip: usize) -> Result<Self> {
         // A text may have no token at all where the tokenizer adds none.
-        let width = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0).max(1);
+        let width = rows
+            .iter()
+            .map(|row| row.ids.len())
+            .max()
+            .unwrap_or(0)
+            .max(1);
         let shape = [rows.len(), width];
         let padded = |values: &mut dyn Iterator<Item = (&[u32], u32)>| -> Result<Array> {
             let mut data = Vec::with_capacity(rows.len().saturating_mul(width));
@@ -231,7 +247,10 @@ impl TokenBatch {
             return Ok(Mask::None);
         }
         let low = if dtype == Dtype::Float16 { -3e4 } else { -1e9 };
-        let (low, zero) = (Array::scalar_dtype(low, dtype)?, Array::scalar_dtype(0.0, dtype)?);
+        let (low, zero) = (
+            Array::scalar_dtype(low, dtype)?,
+            Array::scalar_dtype(0.0, dtype)?,
+        );
         let bias = r#where(&self.attention_mask, &zero, &low)?;
         Ok(Mask::Array(expand_dims(&bias, &[1, 2])?))
     }

@@ -4,6 +4,10 @@
 //! transformers does: block whitespace is trimmed, values print as Python prints them, strings and
 //! mappings have Python's methods, and `tojson`, `raise_exception`, `strftime_now` and the
 //! `{% generation %}` tag exist.
+//!
+//! Known differences, which no published template that we tried runs into: a list or mapping joined
+//! to text with `~` prints its strings in double quotes, tuples print as lists, and `-a.b` must be
+//! written `-(a.b)`.
 
 mod environment;
 mod json;

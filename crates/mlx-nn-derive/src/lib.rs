@@ -4,6 +4,7 @@
 //! its own name, in declaration order. Whether a field *is* a module, a parameter or a
 //! parameter-free primitive is left to trait resolution, so that a field of any other type is a
 //! compile error at that field.
+#![forbid(unsafe_code)]
 
 mod attributes;
 mod expand;

@@ -40,7 +40,7 @@ use crate::{
 pub type Slots = BTreeMap<&'static str, Array>;
 
 /// How one gradient changes one parameter.
-pub trait Rule: std::fmt::Debug {
+pub trait Rule: std::fmt::Debug + Send + Sync {
     /// Checks the settings.
     ///
     /// # Errors
@@ -83,7 +83,7 @@ impl Step {
 }
 
 /// Anything that changes a model by gradients.
-pub trait Optimize {
+pub trait Optimize: Send + Sync {
     /// Changes the parameters that have a gradient.
     ///
     /// # Errors

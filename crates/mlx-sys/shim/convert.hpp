@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/cpu.hpp"
 #include "guard.hpp"
 #include "mlx/mlx.h"
 

@@ -1734,7 +1734,7 @@ int mlxs_matmul(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b_, mlx
     const auto& a = ref(a_);
     const auto& b = ref(b_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::matmul(a, b, s));
+    store(out, shim::cpu::matmul(a, b, s));
   });
 }
 
@@ -1746,7 +1746,7 @@ int mlxs_addmm(mlxs_array* out, const mlxs_array* c_, const mlxs_array* a_, cons
     const auto alpha = alpha_;
     const auto beta = beta_;
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::addmm(c, a, b, alpha, beta, s));
+    store(out, shim::cpu::addmm(c, a, b, alpha, beta, s));
   });
 }
 
@@ -1948,7 +1948,7 @@ int mlxs_quantized_matmul(mlxs_array* out, const mlxs_array* x_, const mlxs_arra
     const auto bits = shim::opt(bits_);
     const auto mode = shim::text(mode_, mode_len);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::quantized_matmul(x, w, scales, biases, transpose, group_size, bits, mode, s));
+    store(out, shim::cpu::quantized_matmul(x, w, scales, biases, transpose, group_size, bits, mode, s));
   });
 }
 

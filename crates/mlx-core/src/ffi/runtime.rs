@@ -57,6 +57,8 @@ fn prepare_thread() {
 
 fn runtime() -> &'static Runtime {
     RUNTIME.get_or_init(|| {
+        #[cfg(target_os = "linux")]
+        super::blas::keep();
         // SAFETY: sets one pointer, before any closure exists.
         unsafe { mlx_sys::set_failure_drop(Some(super::drop_failure)) };
         let gpus = device_count(DeviceType::Gpu).unwrap_or(0);

@@ -41,7 +41,7 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
 
 /// How positions rotate.
 #[must_use]
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct RopeOptions<'a> {
     traditional: bool,
     base: Option<f32>,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
+mod cpu_kernels;
 mod indexing;
 mod io_gguf;
 mod io_gguf_arrays;

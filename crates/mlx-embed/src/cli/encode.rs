@@ -6,7 +6,7 @@ use clap::Args;
 use mlx_embed::{CancelFlag, EncodeOptions};
 
 use super::failure::Failure;
-use super::model::{ModelArguments, interrupt_flag};
+use super::model::{ModelArguments, check, interrupt_flag};
 use super::output::Output;
 use super::texts::Texts;
 
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Give vectors length one, or not, whatever the model's folder says
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     normalize: Option<bool>,
     /// Write one JSON object a line, with index, text and embedding
     #[arg(long, conflicts_with = "output")]
@@ -71,6 +71,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut done = 0;
     loop {
         let window = texts.next(WINDOW)?;
+        check(&cancel)?;
         if window.is_empty() {
             break;
         }

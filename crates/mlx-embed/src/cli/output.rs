@@ -85,8 +85,14 @@ impl Output {
         let mut out = stdout().lock();
         for ((index, text), vector) in (start..).zip(texts).zip(values.chunks(columns)) {
             let line = match self {
-                Self::Json => json!({ "index": index, "text": text, "embedding": vector }).to_string(),
-                _ => vector.iter().map(f32::to_string).collect::<Vec<_>>().join(" "),
+                Self::Json => {
+                    json!({ "index": index, "text": text, "embedding": vector }).to_string()
+                }
+                _ => vector
+                    .iter()
+                    .map(f32::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" "),
             };
             writeln!(out, "{line}").map_err(Failure::stdout)?;
         }

@@ -94,7 +94,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 fn line(ranked: &Ranked) -> String {
-    format!("{:8.4}  {}\n", ranked.score, ranked.text.replace(['\n', '\r'], " "))
+    format!(
+        "{:8.4}  {}\n",
+        ranked.score,
+        ranked.text.replace(['\n', '\r'], " ")
+    )
 }
 
 fn record(query: &str, metric: Similarity, ranked: &[Ranked]) -> Value {

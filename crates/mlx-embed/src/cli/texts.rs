@@ -62,7 +62,7 @@ impl Texts {
                     match read_line(reader.as_mut()) {
                         Ok(Some(text)) => texts.push(text),
                         Ok(None) => break,
-                        Err(error) => return Err(failed(&error, from, *line)),
+                        Err(error) => return Err(failed(error, from, *line)),
                     }
                 }
                 Ok(texts)
@@ -91,15 +91,15 @@ fn read_line(reader: &mut dyn BufRead) -> io::Result<Option<String>> {
     Ok(Some(text))
 }
 
-fn failed(error: &io::Error, from: &str, line: usize) -> Failure {
-    match error.kind() {
-        ErrorKind::InvalidData => Failure::usage(
+fn failed(error: io::Error, from: &str, line: usize) -> Failure {
+    if error.kind() == ErrorKind::InvalidData {
+        return Failure::usage(
             format!("line {line} of {from} is not UTF-8"),
             "convert it, for example with iconv",
-        ),
-        kind => Failure::Stream {
-            what: "read the texts",
-            source: kind.into(),
-        },
+        );
+    }
+    Failure::Stream {
+        what: "read the texts",
+        source: error,
     }
 }

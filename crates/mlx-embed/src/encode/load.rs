@@ -111,7 +111,7 @@ fn read(folder: &Folder, registry: &Registry) -> Result<Embedder> {
             Class::Dense => {
                 let dense = Dense::from_folder(&folder, dimension)?;
                 dimension = dense.out_features();
-                steps.push(Step::Dense(dense));
+                steps.push(Step::Dense(Box::new(dense)));
             }
             Class::Normalize => steps.push(Step::Normalize),
             Class::Transformer | Class::Pooling => {
@@ -164,14 +164,16 @@ fn modules(folder: &Folder, entries: Vec<ModuleEntry>) -> Result<Vec<(Class, Fol
 }
 
 /// The encoder with its weights, and its tokenizer.
-fn transformer(
-    folder: &Folder,
-    registry: &Registry,
-) -> Result<(Box<dyn TextEncoder>, Tokenizer)> {
+fn transformer(folder: &Folder, registry: &Registry) -> Result<(Box<dyn TextEncoder>, Tokenizer)> {
     let config: ConfigMap = folder.required(MODEL_CONFIG)?;
     let model_type = match config.get("model_type") {
         Some(Value::String(model_type)) => model_type,
-        Some(_) => return Err(Error::config(MODEL_CONFIG, "field `model_type` is not a string")),
+        Some(_) => {
+            return Err(Error::config(
+                MODEL_CONFIG,
+                "field `model_type` is not a string",
+            ));
+        }
         None => return Err(Error::config(MODEL_CONFIG, "missing field `model_type`")),
     };
     let constructor = registry.constructor(model_type)?;
@@ -189,7 +191,9 @@ fn transformer(
     let settings: TransformerConfig = folder.optional(TRANSFORMER_CONFIG)?;
     let length = match settings.max_seq_length {
         Some(length) => Some(length),
-        None => folder.optional::<TokenizerConfig>("tokenizer_config.json")?.limit(),
+        None => folder
+            .optional::<TokenizerConfig>("tokenizer_config.json")?
+            .limit(),
     };
     let positions = usize::try_from(encoder.max_position_embeddings()).unwrap_or(0);
     let length = length.map_or(positions, |length| length.min(positions));

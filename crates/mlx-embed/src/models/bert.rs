@@ -69,11 +69,17 @@ impl Config {
             ("num_hidden_layers", self.num_hidden_layers, 10_000),
             ("num_attention_heads", self.num_attention_heads, 1 << 20),
             ("intermediate_size", self.intermediate_size, i32::MAX),
-            ("max_position_embeddings", self.max_position_embeddings, i32::MAX),
+            (
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                i32::MAX,
+            ),
             ("type_vocab_size", self.type_vocab_size, i32::MAX),
         ] {
             if !(1..=limit).contains(&value) {
-                return refuse(format!("field `{field}`: {value} is not within 1 to {limit}"));
+                return refuse(format!(
+                    "field `{field}`: {value} is not within 1 to {limit}"
+                ));
             }
         }
         if self.hidden_size % self.num_attention_heads != 0 {
@@ -277,7 +283,11 @@ impl TextEncoder for Model {
                 batch.width(),
                 self.max_position_embeddings
             );
-            return Err(mlx_nn::Error::InvalidArgument { layer: "Bert", message }.into());
+            return Err(mlx_nn::Error::InvalidArgument {
+                layer: "Bert",
+                message,
+            }
+            .into());
         }
         let mut x = self.embeddings.forward(batch)?; // [B, L, D]
         let mask = batch.attention_bias(x.dtype())?;

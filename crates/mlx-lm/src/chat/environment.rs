@@ -6,7 +6,9 @@ use std::time::SystemTime;
 use jiff::Zoned;
 use jiff::tz::TimeZone;
 use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value, filters};
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value, filters,
+};
 
 use super::{json, python, strings};
 
@@ -21,40 +23,71 @@ pub(super) fn environment() -> Environment<'static> {
     env.set_unknown_method_callback(strings::method);
     env.set_formatter(|output, _, value| Ok(output.write_str(&python::str(value))?));
 
-    env.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
-        let message = python::str(&message);
-        Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Refusal(message)))
-    });
-    env.add_filter("tojson", |value: Value, ascii: Option<bool>, kwargs: Kwargs| {
-        json::tojson(&value, ascii, &kwargs)
-    });
+    env.add_function(
+        "raise_exception",
+        |message: Value| -> Result<Value, Error> {
+            let message = python::str(&message);
+            Err(Error::new(ErrorKind::InvalidOperation, message.clone())
+                .with_source(Refusal(message)))
+        },
+    );
+    env.add_filter(
+        "tojson",
+        |value: Value, ascii: Option<bool>, kwargs: Kwargs| json::tojson(&value, ascii, &kwargs),
+    );
     env.add_filter("string", |value: Value| python::str(&value));
     env.add_filter("trim", |value: Value, set: Option<String>| {
         let text = python::str(&value);
         match set {
-            Some(set) => text.trim_matches(|character| set.contains(character)).to_owned(),
+            Some(set) => text
+                .trim_matches(|character| set.contains(character))
+                .to_owned(),
             None => strings::trim(&text).to_owned(),
         }
     });
 
-    env.add_filter("title", |value: Value| strings::title_words(&python::str(&value)));
-    env.add_filter("indent", indent);
-    env.add_filter("int", |state: &State<'_, '_>, value: Value, default: Option<i64>| {
-        filters::int(state, &value).unwrap_or_else(|_| Value::from(default.unwrap_or(0)))
+    env.add_filter("title", |value: Value| {
+        strings::title_words(&python::str(&value))
     });
-    env.add_filter("float", |state: &State<'_, '_>, value: Value, default: Option<f64>| {
-        filters::float(state, &value).unwrap_or_else(|_| Value::from(default.unwrap_or(0.0)))
-    });
+    env.add_filter(
+        "indent",
+        |value: Value,
+         width: Option<Value>,
+         first: Option<bool>,
+         blank: Option<bool>,
+         kwargs: Kwargs| { indent(&python::str(&value), width, (first, blank), &kwargs) },
+    );
+    env.add_filter(
+        "int",
+        |state: &State<'_, '_>, value: Value, default: Option<i64>| {
+            filters::int(state, &value).unwrap_or_else(|_| Value::from(default.unwrap_or(0)))
+        },
+    );
+    env.add_filter(
+        "float",
+        |state: &State<'_, '_>, value: Value, default: Option<f64>| {
+            filters::float(state, &value).unwrap_or_else(|_| Value::from(default.unwrap_or(0.0)))
+        },
+    );
 
     env.add_test("sequence", |value: Value| has_items(&value));
-    env.add_test("iterable", |value: Value| has_items(&value) || value.kind() == ValueKind::Iterable);
-    env.add_test("number", |value: Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
+    env.add_test("iterable", |value: Value| {
+        has_items(&value) || value.kind() == ValueKind::Iterable
+    });
+    env.add_test("number", |value: Value| {
+        matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
+    });
     env.add_test("callable", |value: Value| value.kind() == ValueKind::Plain);
     env
 }
 
 /// Jinja's `indent`: knows Python's line ends and keeps the last one.
-fn indent(value: Value, width: Option<Value>, first: Option<bool>, blank: Option<bool>, kwargs: Kwargs) -> Result<String, Error> {
+fn indent(
+    text: &str,
+    width: Option<Value>,
+    (first, blank): (Option<bool>, Option<bool>),
+    kwargs: &Kwargs,
+) -> Result<String, Error> {
     let width = match width.or(kwargs.get("width")?) {
         Some(width) => match width.as_str() {
             Some(text) => text.to_owned(),
@@ -65,13 +98,17 @@ fn indent(value: Value, width: Option<Value>, first: Option<bool>, blank: Option
     let first = first.or(kwargs.get("first")?).unwrap_or(false);
     let blank = blank.or(kwargs.get("blank")?).unwrap_or(false);
     kwargs.assert_all_used()?;
-    let text = python::str(&value) + "\n";
+    let text = format!("{text}\n");
     let mut indented = String::with_capacity(text.len());
     for (index, line) in strings::lines(&text).map(|(line, _)| line).enumerate() {
         if index > 0 {
             indented.push('\n');
         }
-        if if index == 0 { first } else { blank || !line.is_empty() } {
+        let prefixed = match index {
+            0 => first,
+            _ => blank || !line.is_empty(),
+        };
+        if prefixed {
             indented.push_str(&width);
         }
         indented.push_str(line);
@@ -89,14 +126,19 @@ fn has_items(value: &Value) -> bool {
 
 /// `strftime_now(format)` at a fixed time, or at the clock's.
 pub(super) fn strftime_now(now: Option<SystemTime>) -> Value {
-    Value::from_function(move |format: &str, _rest: Rest<Value>| -> Result<String, Error> {
-        let fail = |error: jiff::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
-        let now = match now {
-            Some(now) => jiff::Timestamp::try_from(now).map_err(fail)?.to_zoned(TimeZone::system()),
-            None => Zoned::now(),
-        };
-        jiff::fmt::strtime::format(format, &now).map_err(fail)
-    })
+    Value::from_function(
+        move |format: &str, _rest: Rest<Value>| -> Result<String, Error> {
+            let fail =
+                |error: jiff::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
+            let now = match now {
+                Some(now) => jiff::Timestamp::try_from(now)
+                    .map_err(fail)?
+                    .to_zoned(TimeZone::system()),
+                None => Zoned::now(),
+            };
+            jiff::fmt::strtime::format(format, &now).map_err(fail)
+        },
+    )
 }
 
 /// What a template gave to `raise_exception`; travels as the source of an error.

@@ -8,7 +8,11 @@ use minijinja::{Error, ErrorKind, Value};
 use super::python;
 
 /// Serialises with Python's separators; unlike Jinja's own filter it does not escape HTML.
-pub(super) fn tojson(value: &Value, ensure_ascii: Option<bool>, kwargs: &Kwargs) -> Result<String, Error> {
+pub(super) fn tojson(
+    value: &Value,
+    ensure_ascii: Option<bool>,
+    kwargs: &Kwargs,
+) -> Result<String, Error> {
     let indent: Option<Value> = kwargs.get("indent")?;
     let separators: Option<Vec<String>> = kwargs.get("separators")?;
     let indent = match indent {
@@ -21,12 +25,19 @@ pub(super) fn tojson(value: &Value, ensure_ascii: Option<bool>, kwargs: &Kwargs)
     };
     let (item, key) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),
-        Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "separators must be two strings")),
+        Some(_) => {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "separators must be two strings",
+            ));
+        }
         None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
         None => (", ".to_owned(), ": ".to_owned()),
     };
     let mut dump = Dump {
-        ensure_ascii: ensure_ascii.or(kwargs.get("ensure_ascii")?).unwrap_or(false),
+        ensure_ascii: ensure_ascii
+            .or(kwargs.get("ensure_ascii")?)
+            .unwrap_or(false),
         sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
         indent,
         item,
@@ -51,14 +62,18 @@ impl Dump {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         match value.kind() {
             ValueKind::None => self.text.push_str("null"),
-            ValueKind::Bool => self.text.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Bool => self
+                .text
+                .push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.number(value),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
-                self.list(('[', ']'), items.len(), depth, |dump, index| match items.get(index) {
-                    Some(item) => dump.value(item, depth + 1),
-                    None => Ok(()),
+                self.list(('[', ']'), items.len(), depth, |dump, index| {
+                    match items.get(index) {
+                        Some(item) => dump.value(item, depth + 1),
+                        None => Ok(()),
+                    }
                 })?;
             }
             ValueKind::Map => {
@@ -67,7 +82,9 @@ impl Dump {
                     keys.sort();
                 }
                 self.list(('{', '}'), keys.len(), depth, |dump, index| {
-                    let Some(key) = keys.get(index) else { return Ok(()) };
+                    let Some(key) = keys.get(index) else {
+                        return Ok(());
+                    };
                     dump.map_key(key)?;
                     let separator = dump.key.clone();
                     dump.text.push_str(&separator);
@@ -118,7 +135,11 @@ impl Dump {
         match python::float(value) {
             Some(number) if number.is_nan() => self.text.push_str("NaN"),
             Some(number) if number.is_infinite() => {
-                self.text.push_str(if number > 0.0 { "Infinity" } else { "-Infinity" });
+                self.text.push_str(if number > 0.0 {
+                    "Infinity"
+                } else {
+                    "-Infinity"
+                });
             }
             Some(number) => self.text.push_str(&python::float_repr(number)),
             None => self.text.push_str(&value.to_string()),
@@ -155,7 +176,9 @@ impl Dump {
                 '\u{8}' => self.text.push_str("\\b"),
                 '\u{C}' => self.text.push_str("\\f"),
                 '\0'..='\u{1F}' => self.escape(character),
-                _ if self.ensure_ascii && !(' '..='~').contains(&character) => self.escape(character),
+                _ if self.ensure_ascii && !(' '..='~').contains(&character) => {
+                    self.escape(character)
+                }
                 _ => self.text.push(character),
             }
         }
@@ -174,8 +197,16 @@ impl Dump {
 mod tests {
     use super::*;
 
-    fn dump(json: serde_json::Value, kwargs: impl IntoIterator<Item = (&'static str, Value)>) -> String {
-        tojson(&Value::from_serialize(json), None, &kwargs.into_iter().collect()).unwrap()
+    fn dump(
+        json: serde_json::Value,
+        kwargs: impl IntoIterator<Item = (&'static str, Value)>,
+    ) -> String {
+        tojson(
+            &Value::from_serialize(json),
+            None,
+            &kwargs.into_iter().collect(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -186,7 +217,13 @@ mod tests {
             "{\"b\": [1, 1.0, 1e-07, null], \"a\": \"<é\\u0001\\\"\u{7f}>\", \"e\": [], \"m\": {}}"
         );
         assert_eq!(
-            dump(json, [("sort_keys", Value::from(true)), ("ensure_ascii", Value::from(true))]),
+            dump(
+                json,
+                [
+                    ("sort_keys", Value::from(true)),
+                    ("ensure_ascii", Value::from(true))
+                ]
+            ),
             r#"{"a": "<\u00e9\u0001\"\u007f>", "b": [1, 1.0, 1e-07, null], "e": [], "m": {}}"#
         );
     }

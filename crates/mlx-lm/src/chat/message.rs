@@ -24,7 +24,9 @@ impl Message {
     /// A message with a role and text or parts as content.
     #[must_use]
     pub fn new(role: impl Into<String>, content: impl Into<Value>) -> Self {
-        Self(Map::new()).with("role", role.into()).with("content", content)
+        Self(Map::new())
+            .with("role", role.into())
+            .with("content", content)
     }
 
     /// Instructions that hold for the whole conversation.

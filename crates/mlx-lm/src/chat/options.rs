@@ -75,7 +75,8 @@ impl RenderOptions {
 
     /// Switches thinking on or off in templates that know `enable_thinking` or `thinking`.
     pub fn enable_thinking(self, enable: bool) -> Self {
-        self.variable("enable_thinking", enable).variable("thinking", enable)
+        self.variable("enable_thinking", enable)
+            .variable("thinking", enable)
     }
 
     /// Sets a further variable.

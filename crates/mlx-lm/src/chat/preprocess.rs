@@ -20,10 +20,15 @@ pub(super) fn preprocess(source: &str) -> String {
         rest = after;
         match tag(piece) {
             Some("generation") => output.push_str(&piece.replacen("generation", "with", 1)),
-            Some("endgeneration") => output.push_str(&piece.replacen("endgeneration", "endwith", 1)),
+            Some("endgeneration") => {
+                output.push_str(&piece.replacen("endgeneration", "endwith", 1))
+            }
             Some("raw") => {
                 // Jinja keeps the line end after this tag, other than after any other block.
-                match piece.strip_suffix("%}").filter(|open| !open.ends_with(['-', '+'])) {
+                match piece
+                    .strip_suffix("%}")
+                    .filter(|open| !open.ends_with(['-', '+']))
+                {
                     Some(open) => output.extend([open, "+%}"]),
                     None => output.push_str(piece),
                 }
@@ -40,8 +45,13 @@ pub(super) fn preprocess(source: &str) -> String {
 
 /// The first word of a block.
 fn tag(block: &str) -> Option<&str> {
-    let inner = block.strip_prefix("{%")?.trim_start_matches(['-', '+']).trim_start();
-    inner.split(|c: char| !c.is_alphanumeric() && c != '_').next()
+    let inner = block
+        .strip_prefix("{%")?
+        .trim_start_matches(['-', '+'])
+        .trim_start();
+    inner
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .next()
 }
 
 /// Length of the code that `source` begins with, up to and including `close` outside of strings.
@@ -55,7 +65,9 @@ fn end_of_code(source: &str, close: &str) -> usize {
             Some(open) if character == open => quote = None,
             Some(_) => {}
             None if matches!(character, '"' | '\'') => quote = Some(character),
-            None if source.get(at..).is_some_and(|code| code.starts_with(close)) => return at + close.len(),
+            None if source.get(at..).is_some_and(|code| code.starts_with(close)) => {
+                return at + close.len();
+            }
             None => {}
         }
     }

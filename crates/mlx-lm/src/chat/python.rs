@@ -91,7 +91,11 @@ pub(super) fn float_repr(number: f64) -> String {
 }
 
 fn write_str(string: &str, text: &mut String) {
-    let quote = if string.contains('\'') && !string.contains('"') { '"' } else { '\'' };
+    let quote = if string.contains('\'') && !string.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     text.push(quote);
     for character in string.chars() {
         let code = u32::from(character);

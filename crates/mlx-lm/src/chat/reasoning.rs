@@ -49,8 +49,14 @@ impl ReasoningParser {
     ///
     /// `None` if the template knows no thoughts.
     pub fn detect(template: &str, prompt: &str) -> Option<Self> {
-        let marks = [("<think>", "</think>"), ("<longcat_think>", "</longcat_think>"), ("[THINK]", "[/THINK]")];
-        let (open, close) = marks.into_iter().find(|(_, close)| template.contains(close))?;
+        let marks = [
+            ("<think>", "</think>"),
+            ("<longcat_think>", "</longcat_think>"),
+            ("[THINK]", "[/THINK]"),
+        ];
+        let (open, close) = marks
+            .into_iter()
+            .find(|(_, close)| template.contains(close))?;
         let inside = match (prompt.rfind(open), prompt.rfind(close)) {
             (Some(open), Some(close)) => open > close,
             (opened, _) => opened.is_some(),
@@ -72,10 +78,17 @@ impl ReasoningParser {
         let mut sorted = ReasoningText::default();
         loop {
             let mark = if self.inside { &self.close } else { &self.open };
-            let found = if mark.is_empty() { None } else { self.held.find(mark.as_str()) };
+            let found = if mark.is_empty() {
+                None
+            } else {
+                self.held.find(mark.as_str())
+            };
             let Some(at) = found else { break };
             let rest = self.held.split_off(at);
-            let rest = rest.strip_prefix(mark.as_str()).unwrap_or_default().to_owned();
+            let rest = rest
+                .strip_prefix(mark.as_str())
+                .unwrap_or_default()
+                .to_owned();
             self.take(&mut sorted, rest);
             self.inside = !self.inside;
         }
@@ -95,7 +108,11 @@ impl ReasoningParser {
 
     fn take(&mut self, sorted: &mut ReasoningText, rest: String) {
         let decided = std::mem::replace(&mut self.held, rest);
-        let side = if self.inside { &mut sorted.reasoning } else { &mut sorted.content };
+        let side = if self.inside {
+            &mut sorted.reasoning
+        } else {
+            &mut sorted.content
+        };
         side.push_str(&decided);
     }
 }
@@ -121,11 +138,18 @@ mod tests {
                 let mut parser = ReasoningParser::new("<think>", "</think>", false);
                 let mut sorted = ReasoningText::default();
                 let pieces = [&text[..first], &text[first..second], &text[second..]];
-                for part in pieces.map(|piece| parser.push(piece)).into_iter().chain([parser.finish()]) {
+                for part in pieces
+                    .map(|piece| parser.push(piece))
+                    .into_iter()
+                    .chain([parser.finish()])
+                {
                     sorted.reasoning += &part.reasoning;
                     sorted.content += &part.content;
                 }
-                assert_eq!((sorted.content.as_str(), sorted.reasoning.as_str()), ("<</think>b", "ac<"));
+                assert_eq!(
+                    (sorted.content.as_str(), sorted.reasoning.as_str()),
+                    ("<</think>b", "ac<")
+                );
             }
         }
     }
@@ -133,9 +157,21 @@ mod tests {
     #[test]
     fn a_thought_opened_by_the_prompt_is_noticed() {
         let template = "{% if x %}<think>{% endif %}</think>";
-        assert!(ReasoningParser::detect(template, "a<think>\n").unwrap().is_inside());
-        assert!(!ReasoningParser::detect(template, "a<think>\n\n</think>\n\n").unwrap().is_inside());
-        assert!(!ReasoningParser::detect(template, "user: what is <think>? assistant:").unwrap().is_inside());
+        assert!(
+            ReasoningParser::detect(template, "a<think>\n")
+                .unwrap()
+                .is_inside()
+        );
+        assert!(
+            !ReasoningParser::detect(template, "a<think>\n\n</think>\n\n")
+                .unwrap()
+                .is_inside()
+        );
+        assert!(
+            !ReasoningParser::detect(template, "user: what is <think>? assistant:")
+                .unwrap()
+                .is_inside()
+        );
         assert!(ReasoningParser::detect("plain", "a").is_none());
     }
 }

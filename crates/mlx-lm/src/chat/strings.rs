@@ -6,7 +6,12 @@ use minijinja::{Error, ErrorKind, State, Value};
 use super::python;
 
 /// Called for every method that minijinja does not know itself.
-pub(super) fn method(state: &State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn method(
+    state: &State<'_, '_>,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
     let found = match value.kind() {
         ValueKind::String => string_method(value.as_str().unwrap_or_default(), name, args)?,
         ValueKind::Map => map_method(value, name, args)?,
@@ -20,7 +25,9 @@ pub(super) fn method(state: &State<'_, '_>, value: &Value, name: &str, args: &[V
 
 fn map_method(map: &Value, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     let pairs = || -> Result<Vec<(Value, Value)>, Error> {
-        map.try_iter()?.map(|key| Ok((key.clone(), map.get_item(&key)?))).collect()
+        map.try_iter()?
+            .map(|key| Ok((key.clone(), map.get_item(&key)?)))
+            .collect()
     };
     Ok(Some(match name {
         "keys" => {
@@ -29,11 +36,18 @@ fn map_method(map: &Value, name: &str, args: &[Value]) -> Result<Option<Value>, 
         }
         "values" => {
             let () = from_args(args)?;
-            Value::from(pairs()?.into_iter().map(|(_, value)| value).collect::<Vec<_>>())
+            Value::from(
+                pairs()?
+                    .into_iter()
+                    .map(|(_, value)| value)
+                    .collect::<Vec<_>>(),
+            )
         }
         "items" => {
             let () = from_args(args)?;
-            let items = pairs()?.into_iter().map(|(key, value)| Value::from(vec![key, value]));
+            let items = pairs()?
+                .into_iter()
+                .map(|(key, value)| Value::from(vec![key, value]));
             Value::from(items.collect::<Vec<_>>())
         }
         "copy" => {
@@ -125,7 +139,8 @@ pub(super) fn trim(s: &str) -> &str {
 
 fn strip(s: &str, args: &[Value], start: bool, end: bool) -> Result<Value, Error> {
     let (set,): (Option<&str>,) = from_args(args)?;
-    let strips = |character: char| set.map_or_else(|| is_space(character), |set| set.contains(character));
+    let strips =
+        |character: char| set.map_or_else(|| is_space(character), |set| set.contains(character));
     let mut s = s;
     if start {
         s = s.trim_start_matches(strips);
@@ -164,7 +179,11 @@ fn split_space(s: &str, parts: usize, from_right: bool) -> Vec<&str> {
     let mut found = Vec::new();
     let mut rest = trim_side(s, from_right);
     while !rest.is_empty() {
-        let cut = if from_right { rest.rfind(is_space) } else { rest.find(is_space) };
+        let cut = if from_right {
+            rest.rfind(is_space)
+        } else {
+            rest.find(is_space)
+        };
         let Some(cut) = cut.filter(|_| found.len() + 1 < parts) else {
             found.push(rest);
             break;
@@ -185,14 +204,24 @@ fn split_space(s: &str, parts: usize, from_right: bool) -> Vec<&str> {
 }
 
 fn trim_side(s: &str, right: bool) -> &str {
-    if right { s.trim_end_matches(is_space) } else { s.trim_start_matches(is_space) }
+    if right {
+        s.trim_end_matches(is_space)
+    } else {
+        s.trim_start_matches(is_space)
+    }
 }
 
 fn split_lines(s: &str, args: &[Value]) -> Result<Value, Error> {
     let (keep, kwargs): (Option<bool>, Kwargs) = from_args(args)?;
     let keep = keep.or(kwargs.get("keepends")?).unwrap_or(false);
     kwargs.assert_all_used()?;
-    let found = lines(s).map(|(line, end)| if keep { format!("{line}{end}") } else { line.to_owned() });
+    let found = lines(s).map(|(line, end)| {
+        if keep {
+            format!("{line}{end}")
+        } else {
+            line.to_owned()
+        }
+    });
     Ok(Value::from(found.collect::<Vec<_>>()))
 }
 
@@ -204,7 +233,11 @@ pub(super) fn lines(s: &str) -> impl Iterator<Item = (&str, &str)> {
             return None;
         }
         let (line, tail) = rest.split_at(rest.find(is_line_end).unwrap_or(rest.len()));
-        let width = if tail.starts_with("\r\n") { 2 } else { tail.chars().next().map_or(0, char::len_utf8) };
+        let width = if tail.starts_with("\r\n") {
+            2
+        } else {
+            tail.chars().next().map_or(0, char::len_utf8)
+        };
         let (end, next) = tail.split_at(width);
         rest = next;
         Some((line, end))
@@ -223,7 +256,11 @@ fn partition(s: &str, args: &[Value], from_right: bool) -> Result<Value, Error> 
     if separator.is_empty() {
         return Err(error("empty separator"));
     }
-    let parts = if from_right { s.rsplit_once(separator) } else { s.split_once(separator) };
+    let parts = if from_right {
+        s.rsplit_once(separator)
+    } else {
+        s.split_once(separator)
+    };
     Ok(list(match parts {
         Some((before, after)) => [before, separator, after],
         None if from_right => ["", "", s],
@@ -237,9 +274,15 @@ fn find(s: &str, args: &[Value], must_exist: bool, from_right: bool) -> Result<V
     let start = start.unwrap_or(0);
     let skipped = s.char_indices().nth(start).map_or(s.len(), |(at, _)| at);
     let (before, rest) = s.split_at(skipped);
-    let found = if from_right { rest.rfind(what) } else { rest.find(what) };
+    let found = if from_right {
+        rest.rfind(what)
+    } else {
+        rest.find(what)
+    };
     match found.and_then(|at| rest.get(..at)) {
-        Some(between) => Ok(Value::from(before.chars().count() + between.chars().count())),
+        Some(between) => Ok(Value::from(
+            before.chars().count() + between.chars().count(),
+        )),
         None if must_exist => Err(error("substring not found")),
         None => Ok(Value::from(-1)),
     }
@@ -281,7 +324,11 @@ fn justify(s: &str, side: &str, args: &[Value]) -> Result<Value, Error> {
         // Python puts the odd one on the left if the width is odd.
         _ => total / 2 + (total & width & 1),
     };
-    Ok(Value::from(format!("{}{s}{}", fill.repeat(left), fill.repeat(total - left))))
+    Ok(Value::from(format!(
+        "{}{s}{}",
+        fill.repeat(left),
+        fill.repeat(total - left)
+    )))
 }
 
 fn title(s: &str) -> String {
@@ -308,15 +355,23 @@ pub(super) fn title_words(s: &str) -> String {
 fn capitalize(s: &str) -> String {
     let mut characters = s.chars();
     let first = characters.next().into_iter().flat_map(char::to_uppercase);
-    first.chain(characters.as_str().to_lowercase().chars()).collect()
+    first
+        .chain(characters.as_str().to_lowercase().chars())
+        .collect()
 }
 
 fn swap_case(s: &str) -> String {
-    s.chars().flat_map(|character| convert(character, character.is_lowercase())).collect()
+    s.chars()
+        .flat_map(|character| convert(character, character.is_lowercase()))
+        .collect()
 }
 
 fn convert(character: char, upper: bool) -> Vec<char> {
-    if upper { character.to_uppercase().collect() } else { character.to_lowercase().collect() }
+    if upper {
+        character.to_uppercase().collect()
+    } else {
+        character.to_lowercase().collect()
+    }
 }
 
 #[cfg(test)]
@@ -326,7 +381,11 @@ mod tests {
     fn eval(expression: &str) -> String {
         let mut env = Environment::new();
         env.set_unknown_method_callback(super::method);
-        let value = env.compile_expression(expression).unwrap().eval(()).unwrap();
+        let value = env
+            .compile_expression(expression)
+            .unwrap()
+            .eval(())
+            .unwrap();
         super::python::str(&value)
     }
 

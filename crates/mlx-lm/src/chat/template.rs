@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use minijinja::{Environment, Value};
 use serde_json::{Map, Value as Json};
@@ -77,7 +78,10 @@ impl ChatTemplate {
     /// with the failing line, [`TextError::Conversation`] for one that no template can render.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         let mut messages = normalise(messages)?;
-        let last = options.continue_final_message.then(|| mark_last(&mut messages)).transpose()?;
+        let last = options
+            .continue_final_message
+            .then(|| mark_last(&mut messages))
+            .transpose()?;
         let prompt = self.run(messages, options)?;
         match last {
             Some(last) => cut_at_mark(prompt, &last),
@@ -89,18 +93,39 @@ impl ChatTemplate {
         let mut variables = self.special.clone();
         variables.extend(options.variables.clone());
         variables.insert("messages".to_owned(), Json::Array(messages));
-        variables.insert("tools".to_owned(), options.tools.clone().map_or(Json::Null, Json::Array));
-        variables.insert("documents".to_owned(), options.documents.clone().map_or(Json::Null, Json::Array));
-        variables.insert("add_generation_prompt".to_owned(), options.add_generation_prompt.into());
+        variables.insert(
+            "tools".to_owned(),
+            options.tools.clone().map_or(Json::Null, Json::Array),
+        );
+        variables.insert(
+            "documents".to_owned(),
+            options.documents.clone().map_or(Json::Null, Json::Array),
+        );
+        variables.insert(
+            "add_generation_prompt".to_owned(),
+            options.add_generation_prompt.into(),
+        );
         let context: BTreeMap<String, Value> = variables
             .into_iter()
             .map(|(name, value)| (name, Value::from_serialize(value)))
-            .chain([("strftime_now".to_owned(), environment::strftime_now(options.now))])
+            .chain([(
+                "strftime_now".to_owned(),
+                environment::strftime_now(options.now),
+            )])
             .collect();
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| template.render(context))
-            .map_err(|error| template_error(&error, &self.source))
+        // The engine has arithmetic that panics on odd slices, such as `''[::-1]`; whoever wrote the
+        // template or the message must not end the program with one.
+        let rendered = catch_unwind(AssertUnwindSafe(|| {
+            self.environment.get_template(NAME)?.render(context)
+        }));
+        match rendered {
+            Ok(prompt) => prompt.map_err(|error| template_error(&error, &self.source)),
+            Err(_) => Err(TextError::Template {
+                line: 0,
+                source_line: String::new(),
+                message: "the template engine failed on an expression".to_owned(),
+            }),
+        }
     }
 }
 
@@ -170,10 +195,15 @@ fn normalise(messages: &[Message]) -> Result<Vec<Json>> {
         .enumerate()
         .map(|(index, message)| {
             if message.role().is_none() {
-                return Err(TextError::Conversation(format!("message {} has no role", index + 1)));
+                return Err(TextError::Conversation(format!(
+                    "message {} has no role",
+                    index + 1
+                )));
             }
             let given = message.map().iter().filter(|(_, value)| !value.is_null());
-            let mut map: Map<String, Json> = given.map(|(key, value)| (key.clone(), value.clone())).collect();
+            let mut map: Map<String, Json> = given
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect();
             if let Some(reasoning) = REASONING_KEYS.iter().find_map(|key| map.get(*key)).cloned() {
                 map.insert("reasoning_content".to_owned(), reasoning.clone());
                 if !map.contains_key("thinking") {
@@ -188,7 +218,10 @@ fn normalise(messages: &[Message]) -> Result<Vec<Json>> {
 /// Puts the mark behind the last message's text and returns that text.
 fn mark_last(messages: &mut [Json]) -> Result<String> {
     let fail = || TextError::Conversation("the final message has no text to continue".to_owned());
-    let content = messages.last_mut().and_then(|last| last.get_mut("content")).ok_or_else(fail)?;
+    let content = messages
+        .last_mut()
+        .and_then(|last| last.get_mut("content"))
+        .ok_or_else(fail)?;
     let text = match content {
         Json::Array(parts) => parts.iter_mut().rev().find_map(|part| part.get_mut("text")),
         content => Some(content),
@@ -209,7 +242,9 @@ fn cut_at_mark(mut prompt: String, last: &str) -> Result<String> {
             "the template changes the final message, so it cannot be continued".to_owned(),
         ));
     };
-    let spaced = prompt.get(at..).is_some_and(|rest| rest.starts_with(CONTINUE_MARK));
+    let spaced = prompt
+        .get(at..)
+        .is_some_and(|rest| rest.starts_with(CONTINUE_MARK));
     prompt.truncate(at);
     if !spaced {
         // The template trimmed the message, and so the text before the mark is to be trimmed too.
@@ -222,7 +257,9 @@ fn template_error(error: &minijinja::Error, source: &str) -> TextError {
     let mut cause = error.source();
     while let Some(current) = cause {
         if let Some(Refusal(message)) = current.downcast_ref() {
-            return TextError::Refused { message: message.clone() };
+            return TextError::Refused {
+                message: message.clone(),
+            };
         }
         cause = current.source();
     }

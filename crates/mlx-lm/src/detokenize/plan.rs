@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
-use tokenizers::decoders::DecoderWrapper;
 use tokenizers::Tokenizer as Backend;
+use tokenizers::decoders::DecoderWrapper;
 
 use super::stage::Stage;
 use crate::tokenizer::{Result, TextError};
@@ -31,9 +31,16 @@ enum Step {
     ByPosition(DecoderWrapper),
     /// Replaces single characters, so fragments can be treated by themselves.
     EachFragment(DecoderWrapper),
-    StripFragments { content: char, start: usize, stop: usize },
+    StripFragments {
+        content: char,
+        start: usize,
+        stop: usize,
+    },
     /// Needs the whole text, which is therefore held back to its end.
-    Whole { decoder: DecoderWrapper, fused: bool },
+    Whole {
+        decoder: DecoderWrapper,
+        fused: bool,
+    },
 }
 
 impl DecodePlan {
@@ -47,7 +54,9 @@ impl DecodePlan {
             None => steps.push(Step::Join),
         }
         if steps.iter().any(|step| matches!(step, Step::Whole { .. })) {
-            tracing::warn!("this tokenizer's decoder needs the whole text: nothing can be streamed");
+            tracing::warn!(
+                "this tokenizer's decoder needs the whole text: nothing can be streamed"
+            );
         }
         let special = backend
             .get_added_tokens_decoder()
@@ -73,7 +82,11 @@ impl DecodePlan {
                     Step::Fuse => return None,
                     Step::EachToken(decoder) | Step::EachFragment(decoder) => Stage::each(decoder),
                     Step::ByPosition(decoder) => Stage::by_position(decoder),
-                    Step::StripFragments { content, start, stop } => Stage::strip(*content, *start, *stop),
+                    Step::StripFragments {
+                        content,
+                        start,
+                        stop,
+                    } => Stage::strip(*content, *start, *stop),
                     Step::Whole { decoder, fused } => Stage::whole(decoder, *fused),
                 })
             })
@@ -103,9 +116,15 @@ fn plan(decoder: &DecoderWrapper, fused: &mut bool, steps: &mut Vec<Step>) -> Re
             start: strip.start,
             stop: strip.stop,
         },
-        DecoderWrapper::Strip(_) | DecoderWrapper::Replace(_) if !*fused => Step::EachToken(decoder.clone()),
-        DecoderWrapper::Replace(_) if replaces_one_character(decoder)? => Step::EachFragment(decoder.clone()),
-        DecoderWrapper::Metaspace(_) | DecoderWrapper::WordPiece(_) if !*fused => Step::ByPosition(decoder.clone()),
+        DecoderWrapper::Strip(_) | DecoderWrapper::Replace(_) if !*fused => {
+            Step::EachToken(decoder.clone())
+        }
+        DecoderWrapper::Replace(_) if replaces_one_character(decoder)? => {
+            Step::EachFragment(decoder.clone())
+        }
+        DecoderWrapper::Metaspace(_) | DecoderWrapper::WordPiece(_) if !*fused => {
+            Step::ByPosition(decoder.clone())
+        }
         _ => Step::Whole {
             decoder: decoder.clone(),
             fused: *fused,
@@ -116,7 +135,8 @@ fn plan(decoder: &DecoderWrapper, fused: &mut bool, steps: &mut Vec<Step>) -> Re
 }
 
 fn replaces_one_character(decoder: &DecoderWrapper) -> Result<bool> {
-    let json = serde_json::to_value(decoder).map_err(|error| TextError::format("decoder", error))?;
+    let json =
+        serde_json::to_value(decoder).map_err(|error| TextError::format("decoder", error))?;
     let pattern = json.pointer("/pattern/String").and_then(Value::as_str);
     Ok(pattern.is_some_and(|pattern| pattern.chars().count() == 1))
 }

@@ -55,7 +55,10 @@ impl<'a> Stage<'a> {
     }
 
     pub(super) fn by_position(decoder: &'a DecoderWrapper) -> Self {
-        Self::ByPosition { decoder, first: true }
+        Self::ByPosition {
+            decoder,
+            first: true,
+        }
     }
 
     pub(super) fn strip(content: char, start: usize, stop: usize) -> Self {
@@ -98,12 +101,21 @@ impl<'a> Stage<'a> {
                 None => vec![end_run(run), piece],
             },
             Self::Each(decoder) => decode(decoder, vec![piece])?,
-            Self::ByPosition { decoder, first: true } => {
+            Self::ByPosition {
+                decoder,
+                first: true,
+            } => {
                 let pieces = decode(decoder, vec![piece])?;
-                *self = Self::ByPosition { decoder, first: false };
+                *self = Self::ByPosition {
+                    decoder,
+                    first: false,
+                };
                 pieces
             }
-            Self::ByPosition { decoder, first: false } => {
+            Self::ByPosition {
+                decoder,
+                first: false,
+            } => {
                 let mut pieces = decode(decoder, vec![String::new(), piece])?;
                 pieces.pop().into_iter().collect()
             }
@@ -128,7 +140,9 @@ impl<'a> Stage<'a> {
         Ok(match self {
             Self::ByteLevel { held } => vec![take_text(held, true)],
             Self::ByteFallback { run } => vec![end_run(run)],
-            Self::Whole { decoder, held, .. } if !held.is_empty() => decode(decoder, std::mem::take(held))?,
+            Self::Whole { decoder, held, .. } if !held.is_empty() => {
+                decode(decoder, std::mem::take(held))?
+            }
             _ => Vec::new(),
         })
     }
@@ -158,10 +172,12 @@ pub(super) fn flush(stages: &mut [Stage<'_>], text: &mut String) -> Result<()> {
 }
 
 fn decode(decoder: &DecoderWrapper, pieces: Vec<String>) -> Result<Vec<String>> {
-    decoder.decode_chain(pieces).map_err(|error| TextError::Tokenize {
-        operation: "decode",
-        message: error.to_string(),
-    })
+    decoder
+        .decode_chain(pieces)
+        .map_err(|error| TextError::Tokenize {
+            operation: "decode",
+            message: error.to_string(),
+        })
 }
 
 /// The printable character that stands for each byte in byte-level vocabularies: the byte itself
@@ -209,7 +225,8 @@ fn take_text(bytes: &mut Vec<u8>, end: bool) -> String {
 
 /// Whether more bytes could make these a character.
 fn is_incomplete(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+    std::str::from_utf8(bytes)
+        .is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
 }
 
 /// `<0x41>` is the byte 65.

@@ -26,8 +26,14 @@ pub(super) fn dtypes(weights: &Weights) -> Result<()> {
     Ok(())
 }
 
-/// Fails if a layer is packed otherwise than the configuration says.
+/// Fails if the configuration names an impossible packing, or a layer is packed
+/// otherwise than it says.
 pub(super) fn quantization(weights: &Weights, stated: &Quantization) -> Result<()> {
+    for layer in stated.overrides.values().flatten().chain([&stated.default]) {
+        if !matches!(layer.group_size, 16 | 32 | 64 | 128) || !matches!(layer.bits, 1..=6 | 8) {
+            return Err(Error::config("quantization", format!("{layer} is not supported")));
+        }
+    }
     for (key, scales) in weights.iter() {
         let Some(path) = key.strip_suffix(".scales") else {
             continue;

@@ -71,6 +71,12 @@ fn quantization(config: &ConfigMap) -> Result<Option<Quantization>> {
             format!("`{method}` is not supported, only MLX's own"),
         ));
     }
+    // Each mode has defaults, but the affine one is written by several programs
+    // with different ones.
+    let missing = ["group_size", "bits"].into_iter().find(|&part| entry.get(part).is_none());
+    if let (Some(part), None | Some("affine")) = (missing, entry.get("mode").and_then(Value::as_str)) {
+        return Err(Error::config(format!("{key}.{part}"), "is missing"));
+    }
     Quantization::deserialize(entry)
         .map(Some)
         .map_err(|error| Error::config(key, error.to_string()))
@@ -80,7 +86,11 @@ fn quantization(config: &ConfigMap) -> Result<Option<Quantization>> {
 fn open(folder: &Path) -> Result<SafetensorsFile> {
     let index = folder.join(INDEX);
     if index.is_file() {
-        return Ok(SafetensorsFile::open(index)?);
+        let file = SafetensorsFile::open(index)?;
+        if file.is_empty() {
+            return Err(Error::weights(format!("{INDEX} names none")));
+        }
+        return Ok(file);
     }
     let io = |source| Error::Io {
         path: folder.to_owned(),

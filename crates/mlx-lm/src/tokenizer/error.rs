@@ -95,7 +95,10 @@ fn missing_template(name: Option<&str>, available: &[String]) -> String {
         ),
         (Some(name), []) => format!("no chat template `{name}`: the model has none"),
         (Some(name), names) => {
-            format!("no chat template `{name}`; the model has {}", names.join(", "))
+            format!(
+                "no chat template `{name}`; the model has {}",
+                names.join(", ")
+            )
         }
     }
 }

@@ -31,7 +31,10 @@ impl FolderConfig {
         }
         if let Some(map) = read_object(&folder.join("tokenizer_config.json"))? {
             // The map file is the older of the two; what it says again must not appear twice.
-            config.special.extra.retain(|(name, _)| !map.contains_key(name));
+            config
+                .special
+                .extra
+                .retain(|(name, _)| !map.contains_key(name));
             config.special.read(&map);
             config.read_additional(&map);
             config.read_added_tokens(&map)?;
@@ -50,12 +53,14 @@ impl FolderConfig {
         for key in ["additional_special_tokens", "extra_special_tokens"] {
             match map.get(key) {
                 Some(Value::Array(tokens)) => {
-                    self.additional_special.extend(tokens.iter().filter_map(token_text));
+                    self.additional_special
+                        .extend(tokens.iter().filter_map(token_text));
                 }
                 // Multimodal checkpoints name theirs: `{"image_token": "<image>"}`.
                 Some(Value::Object(tokens)) => {
                     self.special.read(tokens);
-                    self.additional_special.extend(tokens.values().filter_map(token_text));
+                    self.additional_special
+                        .extend(tokens.values().filter_map(token_text));
                 }
                 _ => {}
             }
@@ -68,7 +73,10 @@ impl FolderConfig {
         };
         for (id, token) in tokens {
             let bad = |message: &str| {
-                TextError::format("tokenizer_config.json", format!("added_tokens_decoder `{id}`: {message}"))
+                TextError::format(
+                    "tokenizer_config.json",
+                    format!("added_tokens_decoder `{id}`: {message}"),
+                )
             };
             let id = id.parse().map_err(|_| bad("the key is not a token id"))?;
             let content = token_text(token).ok_or_else(|| bad("no content"))?;
@@ -104,7 +112,10 @@ impl FolderConfig {
                 }
             }
             Some(_) => {
-                return Err(TextError::format(file, "chat_template is neither a string nor a list"));
+                return Err(TextError::format(
+                    file,
+                    "chat_template is neither a string nor a list",
+                ));
             }
         }
         Ok(())
@@ -125,7 +136,10 @@ impl FolderConfig {
         };
         for entry in fs::read_dir(&extra).map_err(io)? {
             let path = entry.map_err(io)?.path();
-            if path.extension().is_none_or(|extension| extension != "jinja") {
+            if path
+                .extension()
+                .is_none_or(|extension| extension != "jinja")
+            {
                 continue;
             }
             if let (Some(name), Some(source)) = (
@@ -145,7 +159,10 @@ fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
     };
     match serde_json::from_str(&text) {
         Ok(Value::Object(map)) => Ok(Some(map)),
-        Ok(_) => Err(TextError::format(path.display().to_string(), "not a JSON object")),
+        Ok(_) => Err(TextError::format(
+            path.display().to_string(),
+            "not a JSON object",
+        )),
         Err(error) => Err(TextError::format(path.display().to_string(), error)),
     }
 }
@@ -181,8 +198,15 @@ mod tests {
         write("chat_template.jinja", "C");
         write("additional_chat_templates/tool_use.jinja", "D");
         let config = FolderConfig::read(folder.path()).unwrap();
-        let templates: Vec<_> = config.templates.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        assert_eq!(templates, [("default", "C"), ("rag", "B"), ("tool_use", "D")]);
+        let templates: Vec<_> = config
+            .templates
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
+        assert_eq!(
+            templates,
+            [("default", "C"), ("rag", "B"), ("tool_use", "D")]
+        );
         assert_eq!(config.add_bos, Some(true));
         assert_eq!(config.special.bos.as_deref(), Some("<s>"));
     }

@@ -98,12 +98,21 @@ impl GgufVocab {
 
     fn validate(&self) -> Result<()> {
         if self.tokens.is_empty() {
-            return Err(TextError::format("tokenizer.ggml.tokens", "the vocabulary is missing or empty"));
+            return Err(TextError::format(
+                "tokenizer.ggml.tokens",
+                "the vocabulary is missing or empty",
+            ));
         }
         if u32::try_from(self.tokens.len()).is_err() {
-            return Err(TextError::format("tokenizer.ggml.tokens", "more tokens than ids"));
+            return Err(TextError::format(
+                "tokenizer.ggml.tokens",
+                "more tokens than ids",
+            ));
         }
-        for (key, length) in [("scores", self.scores.len()), ("token_type", self.token_types.len())] {
+        for (key, length) in [
+            ("scores", self.scores.len()),
+            ("token_type", self.token_types.len()),
+        ] {
             if length != 0 && length != self.tokens.len() {
                 return Err(TextError::format(
                     format!("tokenizer.ggml.{key}"),
@@ -116,7 +125,9 @@ impl GgufVocab {
 
     fn token(&self, key: &str, id: Option<u32>) -> Result<Option<String>> {
         let Some(id) = id else { return Ok(None) };
-        let token = usize::try_from(id).ok().and_then(|index| self.tokens.get(index));
+        let token = usize::try_from(id)
+            .ok()
+            .and_then(|index| self.tokens.get(index));
         token.cloned().map(Some).ok_or_else(|| {
             TextError::format(
                 format!("tokenizer.ggml.{key}"),
@@ -147,7 +158,9 @@ impl GgufVocab {
     fn added_tokens(&self, wanted: TokenType) -> impl Iterator<Item = AddedToken> {
         self.entries()
             .filter(move |(_, token, kind)| *kind == wanted && !token.is_empty())
-            .map(move |(_, token, _)| AddedToken::from(token, wanted == TokenType::Control).normalized(false))
+            .map(move |(_, token, _)| {
+                AddedToken::from(token, wanted == TokenType::Control).normalized(false)
+            })
     }
 
     /// Merges as pairs, without those that name a token that does not exist.
@@ -156,10 +169,16 @@ impl GgufVocab {
         for merge in &self.merges {
             // The first part may itself be a space.
             let first = merge.chars().next().map_or(0, char::len_utf8);
-            let split = merge.get(first..).and_then(|rest| rest.find(' ')).map(|at| at + first);
+            let split = merge
+                .get(first..)
+                .and_then(|rest| rest.find(' '))
+                .map(|at| at + first);
             let pair = split.and_then(|at| Some((merge.get(..at)?, merge.get(at + 1..)?)));
             let Some((left, right)) = pair.filter(|(_, right)| !right.is_empty()) else {
-                return Err(TextError::format("tokenizer.ggml.merges", format!("`{merge}` is not a pair")));
+                return Err(TextError::format(
+                    "tokenizer.ggml.merges",
+                    format!("`{merge}` is not a pair"),
+                ));
             };
             if exists(left) && exists(right) && exists(&format!("{left}{right}")) {
                 merges.push((left.to_owned(), right.to_owned()));
@@ -206,8 +225,14 @@ pub(super) fn build(vocab: &GgufVocab) -> Result<Parts> {
     };
     // A token that the vocabulary spells otherwise is found there, and must not get a new id here.
     let exists = |token: &AddedToken| backend.token_to_id(&token.content).is_some();
-    let control: Vec<_> = vocab.added_tokens(TokenType::Control).filter(exists).collect();
-    let user_defined: Vec<_> = vocab.added_tokens(TokenType::UserDefined).filter(exists).collect();
+    let control: Vec<_> = vocab
+        .added_tokens(TokenType::Control)
+        .filter(exists)
+        .collect();
+    let user_defined: Vec<_> = vocab
+        .added_tokens(TokenType::UserDefined)
+        .filter(exists)
+        .collect();
     let fail = |error: tokenizers::Error| TextError::format("tokenizer.ggml.tokens", error);
     backend.add_special_tokens(control).map_err(fail)?;
     backend.add_tokens(user_defined).map_err(fail)?;

@@ -55,7 +55,11 @@ impl SpecialTokens {
         ]
         .into_iter()
         .filter_map(|(name, token)| Some((name, token.as_deref()?)))
-        .chain(self.extra.iter().map(|(name, token)| (name.as_str(), token.as_str())))
+        .chain(
+            self.extra
+                .iter()
+                .map(|(name, token)| (name.as_str(), token.as_str())),
+        )
     }
 
     fn slot(&mut self, role: &str) -> Option<&mut Option<String>> {
@@ -100,7 +104,11 @@ mod tests {
         let named: Vec<_> = tokens.named().collect();
         assert_eq!(
             named,
-            [("bos_token", "<s>"), ("eos_token", "</s>"), ("image_token", "<img>")]
+            [
+                ("bos_token", "<s>"),
+                ("eos_token", "</s>"),
+                ("image_token", "<img>")
+            ]
         );
     }
 }

@@ -49,7 +49,10 @@ impl Tokenizer {
             std::io::ErrorKind::NotFound => TextError::MissingTokenizer {
                 folder: folder.to_owned(),
             },
-            _ => TextError::Io { path: path.clone(), source },
+            _ => TextError::Io {
+                path: path.clone(),
+                source,
+            },
         })?;
         let mut backend = parse_backend(&bytes, &path.display().to_string())?;
         let config = FolderConfig::read(folder)?;
@@ -65,10 +68,17 @@ impl Tokenizer {
             || config.add_eos.is_some()
             || backend.get_post_processor().is_none();
         if rebuild {
-            let add = (config.add_bos.unwrap_or(false), config.add_eos.unwrap_or(false));
+            let add = (
+                config.add_bos.unwrap_or(false),
+                config.add_eos.unwrap_or(false),
+            );
             set_bos_eos(&mut backend, &config.special, add)?;
         }
-        Self::assemble(backend, config.special, ChatTemplates::new(config.templates))
+        Self::assemble(
+            backend,
+            config.special,
+            ChatTemplates::new(config.templates),
+        )
     }
 
     /// Parses the text of a `tokenizer.json` that stands alone.
@@ -96,10 +106,20 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    fn assemble(mut backend: Backend, special: SpecialTokens, templates: ChatTemplates) -> Result<Self> {
+    fn assemble(
+        mut backend: Backend,
+        special: SpecialTokens,
+        templates: ChatTemplates,
+    ) -> Result<Self> {
         backend.with_padding(None);
-        backend.with_truncation(None).map_err(|error| TextError::format("tokenizer.json", error))?;
-        let id = |token: &Option<String>| token.as_deref().and_then(|token| backend.token_to_id(token));
+        backend
+            .with_truncation(None)
+            .map_err(|error| TextError::format("tokenizer.json", error))?;
+        let id = |token: &Option<String>| {
+            token
+                .as_deref()
+                .and_then(|token| backend.token_to_id(token))
+        };
         let (bos_id, eos_id) = (id(&special.bos), id(&special.eos));
         let plan = DecodePlan::new(&backend)?;
         let mut tokenizer = Self {
@@ -146,15 +166,18 @@ impl Tokenizer {
     /// # Errors
     /// [`TextError::Tokenize`] if the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        let shown = |id: u32| !(skip_special && self.is_special(id)) && self.id_to_token(id).is_some();
+        let shown =
+            |id: u32| !(skip_special && self.is_special(id)) && self.id_to_token(id).is_some();
         // Some decoders assume that there is a token.
         if !ids.iter().any(|&id| shown(id)) {
             return Ok(String::new());
         }
-        self.backend.decode(ids, skip_special).map_err(|error| TextError::Tokenize {
-            operation: "decode",
-            message: error.to_string(),
-        })
+        self.backend
+            .decode(ids, skip_special)
+            .map_err(|error| TextError::Tokenize {
+                operation: "decode",
+                message: error.to_string(),
+            })
     }
 
     /// A streaming decoder that leaves out special tokens.
@@ -218,7 +241,10 @@ impl Tokenizer {
     /// The id of the padding token.
     #[must_use]
     pub fn pad_id(&self) -> Option<u32> {
-        self.special.pad.as_deref().and_then(|token| self.token_to_id(token))
+        self.special
+            .pad
+            .as_deref()
+            .and_then(|token| self.token_to_id(token))
     }
 
     /// The tokens that end an answer, in order of discovery.
@@ -252,7 +278,11 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`TextError::MissingTemplate`], and those of [`ChatTemplate::render`](crate::chat::ChatTemplate::render).
-    pub fn apply_chat_template(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
+    pub fn apply_chat_template(
+        &self,
+        messages: &[Message],
+        options: &RenderOptions,
+    ) -> Result<String> {
         self.templates
             .select(options)?
             .with_special_tokens(&self.special)
@@ -278,12 +308,19 @@ fn parse_backend(bytes: &[u8], what: &str) -> Result<Backend> {
     match catch_unwind(AssertUnwindSafe(|| Backend::from_bytes(bytes))) {
         Ok(Ok(backend)) => Ok(backend),
         Ok(Err(error)) => Err(TextError::format(what, error)),
-        Err(_) => Err(TextError::format(what, "the vocabulary and its merges contradict each other")),
+        Err(_) => Err(TextError::format(
+            what,
+            "the vocabulary and its merges contradict each other",
+        )),
     }
 }
 
 /// Makes every named special token a special token of the backend too.
-fn add_named_special(backend: &mut Backend, special: &SpecialTokens, further: &[String]) -> Result<()> {
+fn add_named_special(
+    backend: &mut Backend,
+    special: &SpecialTokens,
+    further: &[String],
+) -> Result<()> {
     let known: Vec<String> = backend
         .get_added_tokens_decoder()
         .into_values()
@@ -305,11 +342,17 @@ fn add(backend: &mut Backend, token: AddedToken) -> Result<()> {
     } else {
         backend.add_tokens([token])
     };
-    added.map(drop).map_err(|error| TextError::format(what, error))
+    added
+        .map(drop)
+        .map_err(|error| TextError::format(what, error))
 }
 
 /// Frames every text with BOS and EOS as the two flags say.
-fn set_bos_eos(backend: &mut Backend, special: &SpecialTokens, (bos, eos): (bool, bool)) -> Result<()> {
+fn set_bos_eos(
+    backend: &mut Backend,
+    special: &SpecialTokens,
+    (bos, eos): (bool, bool),
+) -> Result<()> {
     let bos = special.bos.as_ref().filter(|_| bos);
     let eos = special.eos.as_ref().filter(|_| eos);
     if bos.is_none() && eos.is_none() {

@@ -10,7 +10,7 @@ use mlx_core::ops::quantized::{QuantizationLayout, dequantize, quantize};
 use mlx_core::{Array, Dtype};
 use mlx_lm::cache::CacheOptions;
 use mlx_lm::registry::ConfigMap;
-use mlx_lm::{CancelFlag, Error, Loader, Registry, load};
+use mlx_lm::{CancelFlag, Error, GenerateOptions, Loader, Registry, load};
 use serde_json::json;
 
 use crate::support::{Outcome, checkpoint, config, distance, row, shapes, weights, with, write};
@@ -152,8 +152,16 @@ fn configuration_values_are_checked() -> Outcome {
         "factor",
     )?;
     refused(
-        json!({ "quantization": { "group_size": "x" } }),
+        json!({ "quantization": { "group_size": "x", "bits": 4 } }),
         "config field `quantization`",
+    )?;
+    refused(
+        json!({ "quantization": { "bits": 4 } }),
+        "config field `quantization.group_size`: is missing",
+    )?;
+    refused(
+        json!({ "quantization": { "group_size": 32, "bits": 7 } }),
+        "config field `quantization`: 7 bits in groups of 32",
     )?;
     refused(
         json!({ "quantization_config": { "quant_method": "awq" } }),
@@ -180,6 +188,30 @@ fn weights_that_do_not_fit_are_all_listed() -> Outcome {
     ] {
         fails(folder.path(), part)?;
     }
+    Ok(())
+}
+
+#[test]
+fn weights_that_are_no_numbers_for_a_layer_are_refused() -> Outcome {
+    let config = config("llama");
+    let mut arrays = weights(&shapes(&config))?;
+    arrays.insert("model.norm.weight".to_owned(), Array::ones::<i32>(&[32])?);
+    let folder = write(&config, &arrays)?;
+    fails(folder.path(), "weights: `model.norm.weight` holds int32")
+}
+
+#[test]
+fn a_loaded_model_serves_several_threads() -> Outcome {
+    let model = load(checkpoint(&config("qwen3"))?.path())?;
+    let options = GenerateOptions::default().max_tokens(12).temperature(Some(0.9)).seed(Some(5));
+    let run = || -> Result<String, mlx_lm::Error> { model.generate("The rain", &options)?.text() };
+    let expected = run()?;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
+        for thread in threads {
+            assert_eq!(thread.join().expect("no panic").expect("no error"), expected);
+        }
+    });
     Ok(())
 }
 
@@ -289,7 +321,7 @@ fn quantised_layers_load_with_their_own_settings() -> Outcome {
     } });
     fails(
         write(&with(config, lie), &arrays)?.path(),
-        "model.layers.0.mlp.up_proj.weight",
+        "`model.layers.0.mlp.up_proj` is packed otherwise",
     )
 }
 

@@ -84,10 +84,6 @@ impl CrossEntropyOptions {
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] if the shapes do not fit or the smoothing is outside `0..1`.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "options are chained by value"
-)]
 pub fn cross_entropy(
     logits: &Array,
     targets: &Array,

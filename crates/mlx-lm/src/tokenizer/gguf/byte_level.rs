@@ -20,9 +20,15 @@ pub(super) fn build(vocab: &GgufVocab) -> Result<(Backend, bool)> {
     let ids: Vocab = vocab
         .entries()
         .map(|(id, token, kind)| {
-            let verbatim = matches!(kind, TokenType::Control | TokenType::UserDefined | TokenType::Unused)
-                || token.chars().all(|character| alphabet.contains(&character));
-            let token = if verbatim { token.to_owned() } else { spell(token, &spelling) };
+            let verbatim = matches!(
+                kind,
+                TokenType::Control | TokenType::UserDefined | TokenType::Unused
+            ) || token.chars().all(|character| alphabet.contains(&character));
+            let token = if verbatim {
+                token.to_owned()
+            } else {
+                spell(token, &spelling)
+            };
             (token, id)
         })
         .collect();

@@ -101,11 +101,13 @@ impl PreTokenizer {
             nfc: false,
         };
         Ok(match name.unwrap_or("default") {
-            "default" | "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" | "mellum" | "exaone4" | "trillion"
-            | "granite-docling" | "gigachat" | "a.x-4.0" | "modern-bert" | "roberta-bpe" => plain(&[GPT2]),
-            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b"
-            | "mellum2" => plain(&[DIGIT, GPT2]),
-            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2" => Self {
+            "default" | "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" | "mellum" | "exaone4"
+            | "trillion" | "granite-docling" | "gigachat" | "a.x-4.0" | "modern-bert"
+            | "roberta-bpe" => plain(&[GPT2]),
+            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone"
+            | "minerva-7b" | "mellum2" => plain(&[DIGIT, GPT2]),
+            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral"
+            | "midm-2.0" | "lfm2" => Self {
                 ignore_merges: true,
                 add_bos: true,
                 ..plain(&[LLAMA3])
@@ -115,8 +117,8 @@ impl PreTokenizer {
                 nfc: true,
                 ..plain(&[QWEN2])
             },
-            "deepseek-r1-qwen" | "kormo" | "megrez" | "stablelm2" | "hunyuan" | "solar-open" | "grok-2"
-            | "f2llmv2" => plain(&[QWEN2]),
+            "deepseek-r1-qwen" | "kormo" | "megrez" | "stablelm2" | "hunyuan" | "solar-open"
+            | "grok-2" | "f2llmv2" => plain(&[QWEN2]),
             "qwen35" => Self {
                 nfc: true,
                 ..plain(&[QWEN35])
@@ -188,16 +190,37 @@ mod tests {
     fn families_split_digits_and_blanks_differently() {
         let text = "it's\n\n1234";
         assert_eq!(pieces("gpt-2", text), ["it", "'s", "Ċ", "Ċ", "1234"]);
-        assert_eq!(pieces("smollm", text), ["it", "'s", "ĊĊ", "1", "2", "3", "4"]);
+        assert_eq!(
+            pieces("smollm", text),
+            ["it", "'s", "ĊĊ", "1", "2", "3", "4"]
+        );
         assert_eq!(pieces("llama-bpe", text), ["it", "'s", "ĊĊ", "123", "4"]);
-        assert_eq!(pieces("qwen2", text), ["it", "'s", "ĊĊ", "1", "2", "3", "4"]);
+        assert_eq!(
+            pieces("qwen2", text),
+            ["it", "'s", "ĊĊ", "1", "2", "3", "4"]
+        );
     }
 
     #[test]
     fn every_expression_compiles() {
         for name in [
-            "gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "deepseek-r1-qwen", "qwen35", "tekken", "gpt-4o",
-            "deepseek-llm", "deepseek-coder", "deepseek-v3", "falcon", "bloom", "viking", "bailingmoe", "seed-coder",
+            "gpt-2",
+            "smollm",
+            "llama-bpe",
+            "dbrx",
+            "qwen2",
+            "deepseek-r1-qwen",
+            "qwen35",
+            "tekken",
+            "gpt-4o",
+            "deepseek-llm",
+            "deepseek-coder",
+            "deepseek-v3",
+            "falcon",
+            "bloom",
+            "viking",
+            "bailingmoe",
+            "seed-coder",
         ] {
             let joined = pieces(name, "Ab 12 漢字かな! ").concat();
             assert!(joined.contains("Ab"), "{name}: {joined}");
@@ -207,6 +230,9 @@ mod tests {
     #[test]
     fn unknown_names_are_refused() {
         let error = PreTokenizer::find(Some("klingon")).unwrap_err();
-        assert_eq!(error.to_string(), "unsupported tokenizer.ggml.pre `klingon`");
+        assert_eq!(
+            error.to_string(),
+            "unsupported tokenizer.ggml.pre `klingon`"
+        );
     }
 }

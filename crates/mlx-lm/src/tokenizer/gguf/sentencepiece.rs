@@ -27,7 +27,10 @@ const SPACE: &str = "\u{2581}";
 /// The tokenizer, and whether it adds BOS when the file does not say.
 pub(super) fn build(vocab: &GgufVocab, unk: Option<&str>) -> Result<(Backend, bool)> {
     let style = Style::of(vocab);
-    let tokens: Vec<String> = vocab.entries().map(|(_, token, kind)| style.spell(token, kind)).collect();
+    let tokens: Vec<String> = vocab
+        .entries()
+        .map(|(_, token, kind)| style.spell(token, kind))
+        .collect();
     let ids: Vocab = tokens.iter().cloned().zip(0_u32..).collect();
     let merges = if vocab.merges.is_empty() {
         derive_merges(vocab, &tokens, style)
@@ -75,7 +78,8 @@ impl Style {
 
     /// Gemma files write runs of spaces as spaces, while normalised text has the stand-in.
     fn spell(self, token: &str, kind: TokenType) -> String {
-        let blank = kind == TokenType::UserDefined && !token.is_empty() && token.chars().all(|c| c == ' ');
+        let blank =
+            kind == TokenType::UserDefined && !token.is_empty() && token.chars().all(|c| c == ' ');
         if blank && self == Self::Gemma {
             SPACE.repeat(token.len())
         } else {
@@ -100,7 +104,11 @@ impl Style {
                 backend.with_normalizer(Some(Normalizers::new(steps)))?;
             }
             Self::Phi3 | Self::Llama => {
-                let scheme = if prefix { PrependScheme::First } else { PrependScheme::Never };
+                let scheme = if prefix {
+                    PrependScheme::First
+                } else {
+                    PrependScheme::Never
+                };
                 backend.with_pre_tokenizer(Some(Metaspace::new('\u{2581}', scheme, false)));
             }
         }
@@ -114,10 +122,17 @@ impl Style {
 
 /// Every pair of tokens whose concatenation is a token, best first.
 fn derive_merges(vocab: &GgufVocab, tokens: &[String], style: Style) -> Merges {
-    let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
+    let ids: HashMap<&str, usize> = tokens
+        .iter()
+        .enumerate()
+        .map(|(id, token)| (token.as_str(), id))
+        .collect();
     let mut found: Vec<Merge<'_>> = Vec::new();
     for (id, token) in tokens.iter().enumerate() {
-        if matches!(vocab.kind(id), TokenType::Control | TokenType::Unknown | TokenType::Byte) {
+        if matches!(
+            vocab.kind(id),
+            TokenType::Control | TokenType::Unknown | TokenType::Byte
+        ) {
             continue;
         }
         // Gemma files do not keep the scores of the original: there, runs of blanks, which are
@@ -183,7 +198,10 @@ mod tests {
         token_types[2..258].fill(6);
         GgufVocab {
             model: "llama".to_owned(),
-            scores: (0_u16..).take(tokens.len()).map(|id| -f32::from(id)).collect(),
+            scores: (0_u16..)
+                .take(tokens.len())
+                .map(|id| -f32::from(id))
+                .collect(),
             token_types,
             tokens,
             bos: Some(1),
@@ -198,7 +216,10 @@ mod tests {
         let vocab = vocab(&["▁", "a", "b", "c", "bc", "ab", "▁a"]);
         let tokenizer = crate::tokenizer::Tokenizer::from_gguf(&vocab).unwrap();
         let ids = tokenizer.encode("abc", true).unwrap();
-        let tokens: Vec<_> = ids.iter().map(|&id| tokenizer.id_to_token(id).unwrap()).collect();
+        let tokens: Vec<_> = ids
+            .iter()
+            .map(|&id| tokenizer.id_to_token(id).unwrap())
+            .collect();
         assert_eq!(tokens, ["<s>", "▁a", "bc"]);
         assert_eq!(tokenizer.decode(&ids, true).unwrap(), "abc");
     }
@@ -208,7 +229,10 @@ mod tests {
         let vocab = vocab(&["▁", "a"]);
         let tokenizer = crate::tokenizer::Tokenizer::from_gguf(&vocab).unwrap();
         let ids = tokenizer.encode("é", false).unwrap();
-        let tokens: Vec<_> = ids.iter().map(|&id| tokenizer.id_to_token(id).unwrap()).collect();
+        let tokens: Vec<_> = ids
+            .iter()
+            .map(|&id| tokenizer.id_to_token(id).unwrap())
+            .collect();
         assert_eq!(tokens, ["▁", "<0xC3>", "<0xA9>"]);
         assert_eq!(tokenizer.decode(&ids, true).unwrap(), "é");
     }

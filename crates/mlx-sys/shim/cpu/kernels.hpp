@@ -1,0 +1,72 @@
+// The inner loops, compiled once for each level of the processor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace shim::cpu {
+
+enum class Float : int { f32, f16, bf16 };
+
+/// A row of a quantised matrix times a few vectors: see `Kernels::quantized_dot`.
+struct QuantizedDot {
+  const std::uint32_t* weights; // first row
+  std::size_t words; // of one row
+  const void* scales; // first row
+  const void* biases;
+  Float scale_type;
+  std::size_t groups; // of one row
+  int group;
+  int bits;
+  const float* x; // arranged by `arrange`
+  std::size_t x_stride;
+  const float* sums; // of each group of x, `groups` apart
+  std::size_t m; // vectors
+  float* out; // out[i * out_stride + row]
+  std::size_t out_stride;
+  std::size_t rows;
+  float* scratch; // `scratch_floats` of them
+};
+
+struct Kernels {
+  const char* name;
+  /// Rows and columns of the block that `block` computes.
+  std::size_t mr, nr;
+  /// Lanes of a vector.
+  std::size_t width;
+
+  void (*to_f32)(float* out, const void* in, Float type, std::size_t n);
+  void (*from_f32)(void* out, const float* in, Float type, std::size_t n);
+  /// c[mr][nr] (+)= a × b, where `a` is stored as [k][mr] and `b` as [k][nr].
+  void (*block)(
+      const float* a, const float* b, float* c, std::size_t ldc, std::size_t k, bool accumulate);
+  /// out[i * out_stride + j] = row j of `w` · row i of `x`.
+  void (*dot)(
+      const void* w, Float type, std::size_t w_stride, std::size_t rows, const float* x,
+      std::size_t x_stride, std::size_t m, std::size_t k, float* out, std::size_t out_stride);
+  /// Puts one vector of `k` elements into the order that `quantized_dot` reads, with zeros after.
+  void (*arrange)(float* out, const float* x, std::size_t k, int bits);
+  void (*quantized_dot)(const QuantizedDot&);
+  /// out[i] = scale · q + bias for elements `from..from + n` of a row; both are multiples of the
+  /// group or of 32.
+  void (*dequantize)(
+      float* out, const std::uint32_t* row, const float* scales, const float* biases, int group,
+      int bits, std::size_t from, std::size_t n);
+};
+
+/// Floats that an arranged vector of `k` elements needs, for the widest vectors and any bits.
+inline std::size_t arranged_floats(std::size_t k) {
+  return (k + 255) / 256 * 256;
+}
+
+/// Floats of scratch for rows of so many groups.
+inline std::size_t scratch_floats(std::size_t groups) {
+  return 2 * (groups + 32);
+}
+
+// Null where the compiler was not asked for that level.
+extern const Kernels* const kernels_avx512;
+extern const Kernels* const kernels_avx2;
+extern const Kernels* const kernels_portable;
+
+} // namespace shim::cpu

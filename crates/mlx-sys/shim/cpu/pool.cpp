@@ -1,0 +1,105 @@
+#include "pool.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+namespace shim::cpu {
+namespace {
+
+/// Threads that sleep between kernels. It lives as long as the process: a thread of MLX may still
+/// compute while static objects are destroyed.
+class Pool {
+ public:
+  static Pool& get() {
+    static Pool* pool = new Pool;
+    return *pool;
+  }
+
+  std::size_t threads() const {
+    return threads_;
+  }
+
+  void run(std::size_t count, void (*task)(void*, std::size_t, std::size_t), void* context) {
+    // A second stream's kernel does its own work meanwhile.
+    std::unique_lock lock(busy_, std::try_to_lock);
+    if (!lock.owns_lock()) {
+      for (std::size_t i = 0; i < count; ++i) {
+        task(context, i, 0);
+      }
+      return;
+    }
+    task_ = task;
+    context_ = context;
+    count_ = count;
+    next_.store(0, std::memory_order_relaxed);
+    working_.store(threads_ - 1, std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+    work(0);
+    for (auto left = working_.load(std::memory_order_acquire); left != 0;
+         left = working_.load(std::memory_order_acquire)) {
+      working_.wait(left, std::memory_order_acquire);
+    }
+  }
+
+ private:
+  Pool() {
+    std::size_t wanted = std::thread::hardware_concurrency();
+    if (const char* text = std::getenv("MLX_CPU_THREADS")) {
+      const unsigned long asked = std::strtoul(text, nullptr, 10);
+      wanted = asked > 0 ? asked : wanted;
+    }
+    wanted = wanted < 1 ? 1 : wanted > 256 ? 256 : wanted;
+    for (; threads_ < wanted; ++threads_) {
+      try {
+        std::thread([this, me = threads_] { serve(me); }).detach();
+      } catch (const std::system_error&) {
+        break; // The system gives no more threads.
+      }
+    }
+  }
+
+  void serve(std::size_t me) {
+    std::uint32_t seen = 0;
+    for (;;) {
+      generation_.wait(seen, std::memory_order_acquire);
+      seen = generation_.load(std::memory_order_acquire);
+      work(me);
+      if (working_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        working_.notify_one();
+      }
+    }
+  }
+
+  void work(std::size_t me) {
+    for (std::size_t i = next_.fetch_add(1, std::memory_order_relaxed); i < count_;
+         i = next_.fetch_add(1, std::memory_order_relaxed)) {
+      task_(context_, i, me);
+    }
+  }
+
+  std::size_t threads_ = 1;
+  std::mutex busy_;
+  void (*task_)(void*, std::size_t, std::size_t) = nullptr;
+  void* context_ = nullptr;
+  std::size_t count_ = 0;
+  std::atomic<std::size_t> next_{0};
+  std::atomic<std::size_t> working_{0};
+  std::atomic<std::uint32_t> generation_{0};
+};
+
+} // namespace
+
+std::size_t threads() {
+  return Pool::get().threads();
+}
+
+void run_tasks(std::size_t count, void (*task)(void*, std::size_t, std::size_t), void* context) {
+  Pool::get().run(count, task, context);
+}
+
+} // namespace shim::cpu

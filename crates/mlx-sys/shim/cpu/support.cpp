@@ -1,0 +1,103 @@
+#include "support.hpp"
+
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+
+namespace shim::cpu {
+namespace {
+
+const Kernels* choose() {
+#if defined(__APPLE__)
+  return nullptr; // MLX uses Accelerate there.
+#endif
+  const char* setting = std::getenv("MLX_CPU_KERNELS");
+  if (setting != nullptr && std::strcmp(setting, "off") == 0) {
+    return nullptr;
+  }
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (kernels_avx512 != nullptr && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl")) {
+    return kernels_avx512;
+  }
+  // Every processor with AVX2 and FMA also converts half precision.
+  if (kernels_avx2 != nullptr && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    return kernels_avx2;
+  }
+#endif
+  return kernels_portable;
+}
+
+template <typename T>
+void copy_in_order(
+    void* out, const void* in, const mx::Shape& shape, const mx::Strides& strides,
+    std::size_t size) {
+  auto* to = static_cast<T*>(out);
+  const auto* from = static_cast<const T*>(in);
+  const int last = static_cast<int>(shape.size()) - 1;
+  const std::int64_t inner = shape[last];
+  const std::int64_t step = strides[last];
+  mx::Shape at(shape.size(), 0);
+  std::int64_t offset = 0;
+  for (std::size_t done = 0; done < size; done += inner) {
+    for (std::int64_t i = 0; i < inner; ++i) {
+      *to++ = from[offset + i * step];
+    }
+    for (int axis = last - 1; axis >= 0; --axis) {
+      offset += strides[axis];
+      if (++at[axis] < shape[axis]) {
+        break;
+      }
+      offset -= strides[axis] * shape[axis];
+      at[axis] = 0;
+    }
+  }
+}
+
+} // namespace
+
+const Kernels* kernels() {
+  static const Kernels* const chosen = choose();
+  return chosen;
+}
+
+float* scratch(mx::cpu::CommandEncoder& encoder, std::size_t floats) {
+  if (floats > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    throw std::bad_alloc();
+  }
+  mx::array memory(
+      mx::allocator::malloc(floats * sizeof(float)), mx::Shape{static_cast<int>(floats)},
+      mx::float32);
+  encoder.add_temporary(memory);
+  return memory.data<float>();
+}
+
+mx::array in_order(mx::cpu::CommandEncoder& encoder, const mx::array& a) {
+  if (a.flags().row_contiguous || a.size() == 0) {
+    return a;
+  }
+  mx::array copy(mx::allocator::malloc(a.nbytes()), a.shape(), a.dtype());
+  encoder.add_temporary(copy);
+  encoder.dispatch([out = copy.data<char>(),
+                    in = a.data<char>(),
+                    shape = a.shape(),
+                    strides = a.strides(),
+                    size = a.size(),
+                    item = a.itemsize()] {
+    switch (item) {
+      case 2:
+        copy_in_order<std::uint16_t>(out, in, shape, strides, size);
+        break;
+      case 4:
+        copy_in_order<std::uint32_t>(out, in, shape, strides, size);
+        break;
+      default:
+        break;
+    }
+  });
+  return copy;
+}
+
+} // namespace shim::cpu

@@ -1,0 +1,47 @@
+// What the primitives share.
+#pragma once
+
+#include "cpu.hpp"
+#include "kernels.hpp"
+#include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/primitives.h"
+#include "pool.hpp"
+
+namespace shim::cpu {
+
+/// The kernels for this processor; null when they are turned off.
+const Kernels* kernels();
+
+/// Whether an operation on this stream may use them.
+inline const Kernels* kernels_for(const mx::Stream& s) {
+  return s.device == mx::Device::cpu ? kernels() : nullptr;
+}
+
+inline std::optional<Float> float_type(mx::Dtype d) {
+  switch (d.val()) {
+    case mx::Dtype::Val::float32:
+      return Float::f32;
+    case mx::Dtype::Val::float16:
+      return Float::f16;
+    case mx::Dtype::Val::bfloat16:
+      return Float::bf16;
+    default:
+      return std::nullopt;
+  }
+}
+
+inline std::size_t float_size(Float type) {
+  return type == Float::f32 ? 4 : 2;
+}
+
+/// Memory for a kernel that is about to be dispatched, kept until it has run.
+float* scratch(mx::cpu::CommandEncoder& encoder, std::size_t floats);
+
+/// `a` itself if its elements are in order, else a copy that the encoder makes first.
+mx::array in_order(mx::cpu::CommandEncoder& encoder, const mx::array& a);
+
+/// Work below which waking the other threads takes longer than doing it alone, in multiplications.
+constexpr std::size_t parallel_from = 1 << 17;
+
+} // namespace shim::cpu
