@@ -7,6 +7,7 @@
 
 mod autograd_contract;
 mod cli_errors;
+mod cpu_kernels;
 mod damaged_files;
 mod lm_parity;
 mod minilm;

@@ -1,5 +1,7 @@
 //! Host cost of recording operations: `cargo bench -p mlx-core --bench ops`.
 
+#![allow(missing_docs, reason = "the macros of criterion make public items")]
+
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -5,7 +5,8 @@
 pub struct array {
     pub words: [usize; 2usize],
 }
-#[doc = " A list of arrays made by the shim. The elements belong to the caller, who moves them out\n bitwise and then frees the storage with `mlxs_array_list_free`."]
+/** A list of arrays made by the shim. The elements belong to the caller, who moves them out
+ bitwise and then frees the storage with `mlxs_array_list_free`.*/
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct array_list {
@@ -27,27 +28,27 @@ pub mod error_kind {
     pub const MLXS_ERROR_OVERFLOW: Type = 3;
     pub const MLXS_ERROR_OUT_OF_MEMORY: Type = 4;
     pub const MLXS_ERROR_RUNTIME: Type = 5;
-    #[doc = " A caller's closure failed; `payload` is what it failed with."]
+    /// A caller's closure failed; `payload` is what it failed with.
     pub const MLXS_ERROR_CLOSURE: Type = 6;
-    #[doc = " A caller's closure failed; `payload` is what it failed with."]
+    /// A caller's closure failed; `payload` is what it failed with.
     pub const MLXS_ERROR_OTHER: Type = 7;
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct error {
     pub kind: i32,
-    #[doc = " NUL-terminated, or null."]
+    /// NUL-terminated, or null.
     pub text: *mut ::core::ffi::c_char,
-    #[doc = " With `MLXS_ERROR_CLOSURE`: the box that the closure handed over, or null."]
+    /// With `MLXS_ERROR_CLOSURE`: the box that the closure handed over, or null.
     pub payload: *mut ::core::ffi::c_void,
 }
 unsafe extern "C" {
-    #[doc = " Frees the text. A payload must have been taken out before."]
+    /// Frees the text. A payload must have been taken out before.
     #[link_name = "\u{1}mlxs_error_clear"]
     pub fn error_clear(error: *mut error);
 }
 unsafe extern "C" {
-    #[doc = " Copies the handle: one atomic increment. Lock-free."]
+    /// Copies the handle: one atomic increment. Lock-free.
     #[link_name = "\u{1}mlxs_array_clone"]
     pub fn array_clone(out: *mut array, a: *const array);
 }
@@ -60,7 +61,7 @@ unsafe extern "C" {
     pub fn array_list_free(list: *mut array_list);
 }
 unsafe extern "C" {
-    #[doc = " Copies `nbytes` bytes of row-major data."]
+    /// Copies `nbytes` bytes of row-major data.
     #[link_name = "\u{1}mlxs_array_from_data"]
     pub fn array_from_data(
         out: *mut array,
@@ -73,7 +74,8 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[doc = " Takes `data` over without a copy where the back end can; `release(payload)` is called exactly\n once, possibly on one of MLX's own threads, and also when this function fails."]
+    /** Takes `data` over without a copy where the back end can; `release(payload)` is called exactly
+ once, possibly on one of MLX's own threads, and also when this function fails.*/
     #[link_name = "\u{1}mlxs_array_from_owned_data"]
     pub fn array_from_owned_data(
         out: *mut array,
@@ -82,7 +84,9 @@ unsafe extern "C" {
         ndim: usize,
         dtype: i32,
         payload: *mut ::core::ffi::c_void,
-        release: ::core::option::Option<unsafe extern "C" fn(payload: *mut ::core::ffi::c_void)>,
+        release: ::core::option::Option<
+            unsafe extern "C" fn(payload: *mut ::core::ffi::c_void),
+        >,
         error: *mut error,
     ) -> ::core::ffi::c_int;
 }
@@ -116,12 +120,12 @@ unsafe extern "C" {
     pub fn array_id(a: *const array) -> usize;
 }
 unsafe extern "C" {
-    #[doc = " 0: not computed yet, 1: scheduled, 2: available."]
+    /// 0: not computed yet, 1: scheduled, 2: available.
     #[link_name = "\u{1}mlxs_array_status"]
     pub fn array_status(a: *const array) -> i32;
 }
 unsafe extern "C" {
-    #[doc = " Evaluates the array and describes its memory. `strides` receives `ndim` element strides."]
+    /// Evaluates the array and describes its memory. `strides` receives `ndim` element strides.
     #[link_name = "\u{1}mlxs_array_read"]
     pub fn array_read(
         a: *const array,
@@ -133,9 +137,15 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[doc = " After a failure every array that the call would have computed holds the error: later\n evaluations repeat it, none reads memory that the failed work left behind. Work that may fail\n is waited for by both functions, so a failure belongs to the call that caused it."]
+    /** After a failure every array that the call would have computed holds the error: later
+ evaluations repeat it, none reads memory that the failed work left behind. Work that may fail
+ is waited for by both functions, so a failure belongs to the call that caused it.*/
     #[link_name = "\u{1}mlxs_eval"]
-    pub fn eval(arrays: *const *const array, n: usize, error: *mut error) -> ::core::ffi::c_int;
+    pub fn eval(
+        arrays: *const *const array,
+        n: usize,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
     #[link_name = "\u{1}mlxs_async_eval"]
@@ -147,7 +157,11 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     #[link_name = "\u{1}mlxs_device_count"]
-    pub fn device_count(out: *mut i32, device_type: i32, error: *mut error) -> ::core::ffi::c_int;
+    pub fn device_count(
+        out: *mut i32,
+        device_type: i32,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
     #[link_name = "\u{1}mlxs_set_default_device"]
@@ -158,7 +172,7 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[doc = " Calls `visit(context, key, text, number)` for each property; `text` is null for a number."]
+    /// Calls `visit(context, key, text, number)` for each property; `text` is null for a number.
     #[link_name = "\u{1}mlxs_device_info"]
     pub fn device_info(
         device_type: i32,
@@ -176,7 +190,7 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[doc = " A stream that any thread may use, under the caller's lock."]
+    /// A stream that any thread may use, under the caller's lock.
     #[link_name = "\u{1}mlxs_stream_new"]
     pub fn stream_new(
         out: *mut stream,
@@ -186,7 +200,7 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[doc = " Makes `stream` the calling thread's default for its device."]
+    /// Makes `stream` the calling thread's default for its device.
     #[link_name = "\u{1}mlxs_stream_set_default"]
     pub fn stream_set_default(stream: stream, error: *mut error) -> ::core::ffi::c_int;
 }
@@ -243,7 +257,7 @@ unsafe extern "C" {
     pub fn memory_clear_cache(error: *mut error) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[doc = " Seeds the calling thread's default generator."]
+    /// Seeds the calling thread's default generator.
     #[link_name = "\u{1}mlxs_random_seed"]
     pub fn random_seed(seed: u64, error: *mut error) -> ::core::ffi::c_int;
 }
@@ -261,7 +275,7 @@ pub type call_fn = ::core::option::Option<
         failure: *mut *mut ::core::ffi::c_void,
     ) -> ::core::ffi::c_int,
 >;
-#[doc = " custom_vjp: (primals, cotangents, outputs); custom_jvp: (primals, tangents) and `argnums`."]
+/// custom_vjp: (primals, cotangents, outputs); custom_jvp: (primals, tangents) and `argnums`.
 pub type call_vjp_fn = ::core::option::Option<
     unsafe extern "C" fn(
         payload: *mut ::core::ffi::c_void,
@@ -305,7 +319,9 @@ pub type call_vmap_fn = ::core::option::Option<
         failure: *mut *mut ::core::ffi::c_void,
     ) -> ::core::ffi::c_int,
 >;
-pub type drop_fn = ::core::option::Option<unsafe extern "C" fn(payload: *mut ::core::ffi::c_void)>;
+pub type drop_fn = ::core::option::Option<
+    unsafe extern "C" fn(payload: *mut ::core::ffi::c_void),
+>;
 unsafe extern "C" {
     #[link_name = "\u{1}mlxs_arrays_push"]
     pub fn arrays_push(out: *mut arrays, a: *const array);
@@ -315,24 +331,25 @@ unsafe extern "C" {
     pub fn axes_push(out: *mut axes, axis: i32);
 }
 unsafe extern "C" {
-    #[doc = " How the shim frees a failure box that no caller will ever see. Set once, before any closure\n is made."]
+    /** How the shim frees a failure box that no caller will ever see. Set once, before any closure
+ is made.*/
     #[link_name = "\u{1}mlxs_set_failure_drop"]
     pub fn set_failure_drop(drop: drop_fn);
 }
-#[doc = " An owning handle of a function from arrays to arrays."]
+/// An owning handle of a function from arrays to arrays.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct closure {
     pub ctx: *mut ::core::ffi::c_void,
 }
-#[doc = " An owning handle of a function from arrays to (values, gradients)."]
+/// An owning handle of a function from arrays to (values, gradients).
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct value_and_grad {
     pub ctx: *mut ::core::ffi::c_void,
 }
 unsafe extern "C" {
-    #[doc = " `drop(payload)` runs exactly once, when the last owner goes, also when this function fails."]
+    /// `drop(payload)` runs exactly once, when the last owner goes, also when this function fails.
     #[link_name = "\u{1}mlxs_closure_new"]
     pub fn closure_new(
         out: *mut closure,
@@ -421,11 +438,14 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     #[link_name = "\u{1}mlxs_checkpoint"]
-    pub fn checkpoint(out: *mut closure, closure: closure, error: *mut error)
-    -> ::core::ffi::c_int;
+    pub fn checkpoint(
+        out: *mut closure,
+        closure: closure,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[doc = " `id` must never be reused: MLX keys its cache of compiled graphs by it."]
+    /// `id` must never be reused: MLX keys its cache of compiled graphs by it.
     #[link_name = "\u{1}mlxs_compile"]
     pub fn compile(
         out: *mut closure,
@@ -436,7 +456,7 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[doc = " Forgets what the calling thread compiled under `id`."]
+    /// Forgets what the calling thread compiled under `id`.
     #[link_name = "\u{1}mlxs_compile_erase"]
     pub fn compile_erase(id: usize, error: *mut error) -> ::core::ffi::c_int;
 }
@@ -444,7 +464,8 @@ unsafe extern "C" {
     #[link_name = "\u{1}mlxs_set_compile_mode"]
     pub fn set_compile_mode(mode: i32, error: *mut error) -> ::core::ffi::c_int;
 }
-#[doc = " A hook without a function pointer keeps MLX's own derivative. Each payload given is dropped\n exactly once through its `drop`, also when this function fails."]
+/** A hook without a function pointer keeps MLX's own derivative. Each payload given is dropped
+ exactly once through its `drop`, also when this function fails.*/
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct hooks {
@@ -468,7 +489,7 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[doc = " MLX's version at run time, static storage."]
+    /// MLX's version at run time, static storage.
     #[link_name = "\u{1}mlxs_version"]
     pub fn version() -> *const ::core::ffi::c_char;
 }

@@ -75,12 +75,12 @@ where
     let argnums = argnums.to_vec();
     Ok(move |inputs: &[Array]| {
         let (values, grads) = function.call(inputs)?;
-        Ok((values, in_order_of(&argnums, inputs.len(), grads)))
+        Ok((values, in_order_of(&argnums, inputs.len(), &grads)))
     })
 }
 
 /// MLX gives gradients in the order of the inputs, whatever the order of `argnums`.
-fn in_order_of(argnums: &[i32], inputs: usize, grads: Vec<Array>) -> Vec<Array> {
+fn in_order_of(argnums: &[i32], inputs: usize, grads: &[Array]) -> Vec<Array> {
     let inputs = i64::try_from(inputs).unwrap_or(i64::MAX);
     let place = |argnum: i32| if argnum < 0 { i64::from(argnum) + inputs } else { argnum.into() };
     argnums

@@ -316,7 +316,7 @@ fn half_products_are_rounded_once() {
 fn half_products_that_do_not_fit_fail_as_before() {
     let zeros = |shape: &[i32]| Array::zeros_dtype(shape, Dtype::Bfloat16).unwrap();
     assert!(zeros(&[2, 3]).matmul(&zeros(&[4, 2])).is_err());
-    assert!(zeros(&[2, 1, 3]).matmul(&zeros(&[3, 3, 2])).is_ok());
+    assert!(zeros(&[1, 1, 3]).matmul(&zeros(&[3, 3, 2])).is_ok());
     assert!(zeros(&[2, 1, 3]).matmul(&zeros(&[5, 3, 2])).is_err());
     assert!(addmm(&zeros(&[7]), &zeros(&[2, 3]), &zeros(&[3, 2]), 1.0, 1.0).is_err());
     assert_eq!(zeros(&[3]).matmul(&zeros(&[3])).unwrap().ndim(), 0);

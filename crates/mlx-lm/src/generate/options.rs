@@ -36,7 +36,8 @@ pub struct GenerateOptions {
     pub seed: Option<u64>,
     /// Text that ends the answer and is not part of it.
     pub stop: Vec<String>,
-    /// Limit of positions kept per layer, see [`CacheOptions::max_kv_size`].
+    /// Limit of positions kept per layer, see
+    /// [`CacheOptions::max_kv_size`](crate::cache::CacheOptions::max_kv_size).
     /// With it, prompt and answer may outgrow the model's context.
     pub max_kv_size: Option<i32>,
     /// Prompt tokens per prefill chunk.

@@ -90,12 +90,18 @@ struct Task {
   void run_few() const {
     const Kernels* k = plan.k;
     const std::size_t inner = plan.inner;
+    const auto size = static_cast<std::int64_t>(float_size(a.type));
     for (std::size_t item = 0; item < batch; ++item) {
       for (std::size_t i = 0; i < plan.m; ++i) {
-        pack(
-            k, memory + (item * plan.m + i) * inner,
-            a.at(item) + std::int64_t(i) * a.row * std::int64_t(float_size(a.type)), a.type, a.col,
-            a.col == 1 ? 0 : 1, inner, 1, 1, nullptr);
+        float* to = memory + (item * plan.m + i) * inner;
+        const char* from = a.at(item) + std::int64_t(i) * a.row * size;
+        if (a.col == 1) {
+          k->to_f32(to, from, a.type, inner);
+          continue;
+        }
+        for (std::size_t p = 0; p < inner; ++p) {
+          k->to_f32(to + p, from + std::int64_t(p) * a.col * size, a.type, 1);
+        }
       }
     }
     constexpr std::size_t columns = 32;
