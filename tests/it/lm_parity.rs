@@ -43,7 +43,7 @@ cases! {
     mistral_with_a_sliding_window: "mistral/sliding",
     qwen2_f32: "qwen2/f32",
     qwen2_bf16: "qwen2/bf16",
-    qwen2_4_bit: "qwen2/q4-bf16",
+    qwen2_4_bit: "qwen2/q4-f32",
     qwen3_f32: "qwen3/f32",
     qwen3_bf16: "qwen3/bf16",
     qwen3_of_4_and_8_bits_and_a_dense_layer: "qwen3/q4-mixed",

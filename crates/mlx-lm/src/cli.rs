@@ -45,7 +45,7 @@ enum Command {
 /// that Ctrl-C cut short.
 pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log();
+    log(arguments.command.least_level());
     let result = match &arguments.command {
         Command::Generate(arguments) => generate::run(arguments),
         Command::Info(arguments) => info::run(arguments),
@@ -56,10 +56,19 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Library events go to standard error: warnings always, more with `RUST_LOG`.
-fn log() {
+impl Command {
+    fn least_level(&self) -> LevelFilter {
+        match self {
+            Self::Generate(arguments) if arguments.is_quiet() => LevelFilter::ERROR,
+            _ => LevelFilter::WARN,
+        }
+    }
+}
+
+/// Library events go to standard error: those of `level`, or what `RUST_LOG` says.
+fn log(level: LevelFilter) {
     let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::WARN.into())
+        .with_default_directive(level.into())
         .from_env_lossy();
     tracing_subscriber::fmt()
         .with_env_filter(filter)

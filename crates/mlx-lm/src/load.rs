@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::chat::{Message, RenderOptions};
 use crate::generate::{CancelFlag, GenerateOptions, Generation};
-use crate::registry::{ConfigMap, LanguageModel, Registry};
+use crate::registry::{ConfigMap, Constructor, LanguageModel, Registry};
 use crate::sample::SamplingOptions;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -139,18 +139,18 @@ impl<'a> Loader<'a> {
             at: LoadProgress { done: 0, total: 0 },
         };
         let source = match path.is_dir() {
-            true => folder::read(path, &mut monitor)?,
-            false => gguf::read(path, self.dtype, &mut monitor)?,
+            true => folder::read(path, &self.registry, &mut monitor)?,
+            false => gguf::read(path, &self.registry, self.dtype, &mut monitor)?,
         };
         let Source {
+            constructor,
             config,
             generation,
             mut weights,
             quantization,
             mut tokenizer,
         } = source;
-        let model_type = model_type(&config)?;
-        let mut model = self.registry.constructor(&model_type)?(&config, &mut weights)?;
+        let mut model = constructor(&config, &mut weights)?;
         if let Some(dtype) = self.dtype {
             weights = cast(weights, dtype)?;
         }
@@ -163,7 +163,7 @@ impl<'a> Loader<'a> {
         load_weights(model.as_mut(), weights, &options)?;
         materialise(model.as_ref(), &monitor.cancel)?;
         tokenizer.add_eos_ids(generation.eos_token_ids.iter().copied());
-        tracing::debug!(model_type, path = %path.display(), "model loaded");
+        tracing::debug!(path = %path.display(), "model loaded");
         Ok(LoadedModel {
             model,
             tokenizer,
@@ -218,6 +218,9 @@ impl Monitor<'_> {
 
 /// What both kinds of checkpoint are read into.
 struct Source {
+    /// Looked up first: nobody should wait for the weights of a model that
+    /// cannot be built.
+    constructor: Constructor,
     config: ConfigMap,
     generation: GenerationConfig,
     weights: Weights,
@@ -239,9 +242,10 @@ fn cast(weights: Weights, dtype: Dtype) -> Result<Weights> {
     weights.into_iter().map(cast).collect()
 }
 
-fn model_type(config: &ConfigMap) -> Result<String> {
+/// The constructor for the `model_type` of a configuration.
+fn constructor(registry: &Registry, config: &ConfigMap) -> Result<Constructor> {
     match config.get("model_type") {
-        Some(Value::String(model_type)) => Ok(model_type.clone()),
+        Some(Value::String(model_type)) => registry.constructor(model_type),
         Some(_) => Err(Error::config("model_type", "is not a string")),
         None => Err(Error::config("model_type", "is missing")),
     }

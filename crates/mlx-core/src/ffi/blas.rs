@@ -40,7 +40,9 @@ pub fn threads() -> usize {
     static THREADS: OnceLock<usize> = OnceLock::new();
     *THREADS.get_or_init(|| {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let asked = std::env::var("MLX_CPU_THREADS").ok().and_then(|text| text.parse().ok());
+        let asked = std::env::var("MLX_CPU_THREADS")
+            .ok()
+            .and_then(|text| text.parse().ok());
         asked.filter(|&n| n > 0).unwrap_or(cores)
     })
 }
@@ -68,7 +70,11 @@ impl Strides {
             CONJ_TRANS => (true, true),
             _ => return None,
         };
-        let (row, col) = if row_major != transposed { (leading, 1) } else { (1, leading) };
+        let (row, col) = if row_major != transposed {
+            (leading, 1)
+        } else {
+            (1, leading)
+        };
         Some(Strides { row, col, conj })
     }
 }
@@ -118,9 +124,11 @@ impl<T: Scalar> Call<T> {
     /// The pointers must be valid for the matrices described, as for any `cblas` function.
     unsafe fn run(self) {
         CALLS.fetch_add(1, Ordering::Relaxed);
-        let (Ok(m), Ok(n), Ok(k)) =
-            (usize::try_from(self.m), usize::try_from(self.n), usize::try_from(self.k))
-        else {
+        let (Ok(m), Ok(n), Ok(k)) = (
+            usize::try_from(self.m),
+            usize::try_from(self.n),
+            usize::try_from(self.k),
+        ) else {
             return;
         };
         let (Some(a), Some(b), Some(c)) = (
@@ -266,7 +274,24 @@ macro_rules! export {
             let (alpha, beta) = unsafe { (value(alpha), value(beta)) };
             let trans = (trans_a, trans_b);
             // SAFETY: the caller's promise.
-            unsafe { Call { layout, trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc }.run() }
+            unsafe {
+                Call {
+                    layout,
+                    trans,
+                    m,
+                    n,
+                    k,
+                    alpha,
+                    a,
+                    lda,
+                    b,
+                    ldb,
+                    beta,
+                    c,
+                    ldc,
+                }
+                .run()
+            }
         }
     };
 }
@@ -274,7 +299,13 @@ macro_rules! export {
 export!(cblas_sgemm, c"cblas_sgemm", f32, f32, |value| value);
 export!(cblas_dgemm, c"cblas_dgemm", f64, f64, |value| value);
 // SAFETY: `cblas` passes complex scalars by pointer.
-export!(cblas_cgemm, c"cblas_cgemm", c32, *const c32, |value| unsafe { value.read() });
+export!(
+    cblas_cgemm,
+    c"cblas_cgemm",
+    c32,
+    *const c32,
+    |value| unsafe { value.read() }
+);
 
 /// Keeps this module in programs that are linked from archives: the linker leaves out whatever
 /// nothing in the program refers to, and MLX's own references do not count.

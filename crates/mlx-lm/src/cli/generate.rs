@@ -75,9 +75,15 @@ pub(crate) struct Arguments {
     /// Show also how long loading took and which sampling applied
     #[arg(short, long, conflicts_with = "quiet")]
     verbose: bool,
-    /// Write the text only: no statistics, no progress
+    /// Write the text only: no statistics, no progress, no warnings
     #[arg(short, long)]
     quiet: bool,
+}
+
+impl Arguments {
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {

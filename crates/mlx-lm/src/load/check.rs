@@ -31,7 +31,10 @@ pub(super) fn dtypes(weights: &Weights) -> Result<()> {
 pub(super) fn quantization(weights: &Weights, stated: &Quantization) -> Result<()> {
     for layer in stated.overrides.values().flatten().chain([&stated.default]) {
         if !matches!(layer.group_size, 16 | 32 | 64 | 128) || !matches!(layer.bits, 1..=6 | 8) {
-            return Err(Error::config("quantization", format!("{layer} is not supported")));
+            return Err(Error::config(
+                "quantization",
+                format!("{layer} is not supported"),
+            ));
         }
     }
     for (key, scales) in weights.iter() {

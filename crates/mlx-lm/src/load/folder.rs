@@ -8,18 +8,23 @@ use mlx_nn::{Quantization, Weights};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{GenerationConfig, Monitor, Source};
-use crate::registry::ConfigMap;
+use super::{GenerationConfig, Monitor, Source, constructor};
+use crate::registry::{ConfigMap, Registry};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Reads everything in the folder.
-pub(super) fn read(folder: &Path, monitor: &mut Monitor<'_>) -> Result<Source> {
+pub(super) fn read(
+    folder: &Path,
+    registry: &Registry,
+    monitor: &mut Monitor<'_>,
+) -> Result<Source> {
     let config = object(&folder.join("config.json"))?.ok_or_else(|| Error::MissingFile {
         file: "config.json".to_owned(),
     })?;
+    let constructor = constructor(registry, &config)?;
     let generation = object(&folder.join("generation_config.json"))?.unwrap_or_default();
     let generation = GenerationConfig::read(&config, &generation)?;
     let file = open(folder)?;
@@ -27,6 +32,7 @@ pub(super) fn read(folder: &Path, monitor: &mut Monitor<'_>) -> Result<Source> {
     let tokenizer = Tokenizer::from_folder(folder)?;
     let weights = weights(&file, monitor)?;
     Ok(Source {
+        constructor,
         config,
         generation,
         weights,
@@ -73,8 +79,12 @@ fn quantization(config: &ConfigMap) -> Result<Option<Quantization>> {
     }
     // Each mode has defaults, but the affine one is written by several programs
     // with different ones.
-    let missing = ["group_size", "bits"].into_iter().find(|&part| entry.get(part).is_none());
-    if let (Some(part), None | Some("affine")) = (missing, entry.get("mode").and_then(Value::as_str)) {
+    let missing = ["group_size", "bits"]
+        .into_iter()
+        .find(|&part| entry.get(part).is_none());
+    if let (Some(part), None | Some("affine")) =
+        (missing, entry.get("mode").and_then(Value::as_str))
+    {
         return Err(Error::config(format!("{key}.{part}"), "is missing"));
     }
     Quantization::deserialize(entry)

@@ -13,21 +13,28 @@ use std::path::Path;
 use mlx_core::io::gguf::GgufFile;
 use mlx_core::{Device, DeviceType, Dtype};
 
-use super::{GenerationConfig, Monitor, Source};
-use crate::registry::ConfigMap;
+use super::{GenerationConfig, Monitor, Source, constructor};
+use crate::registry::{ConfigMap, Registry};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// Reads the file; `dtype` is what the model will compute in.
-pub(super) fn read(path: &Path, dtype: Option<Dtype>, monitor: &mut Monitor<'_>) -> Result<Source> {
+pub(super) fn read(
+    path: &Path,
+    registry: &Registry,
+    dtype: Option<Dtype>,
+    monitor: &mut Monitor<'_>,
+) -> Result<Source> {
     let file = GgufFile::open(path)?;
     let architecture = Architecture::of(&file)?;
     let config = config::read(&file, architecture)?;
+    let constructor = constructor(registry, &config)?;
     let generation = GenerationConfig::read(&config, &ConfigMap::new())?;
     let tokenizer = Tokenizer::from_gguf(&vocab::read(file.metadata())?)?;
     let dtype = dtype.unwrap_or_else(default_dtype);
     let weights = tensors::read(&file, architecture, &config, dtype, monitor)?;
     Ok(Source {
+        constructor,
         config,
         generation,
         weights,

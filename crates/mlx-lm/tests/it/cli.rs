@@ -372,3 +372,51 @@ fn info_tells_what_a_model_is() -> Outcome {
     );
     Ok(())
 }
+
+#[test]
+fn a_hub_id_is_found_in_the_local_cache() -> Outcome {
+    let cache = tempfile::tempdir()?;
+    let repository = cache.path().join("models--someone--tiny");
+    let snapshot = repository.join("snapshots/abc123");
+    std::fs::create_dir_all(repository.join("refs"))?;
+    std::fs::create_dir_all(&snapshot)?;
+    std::fs::write(repository.join("refs/main"), "abc123")?;
+    let folder = checkpoint(&config("qwen3"))?;
+    for file in std::fs::read_dir(folder.path())?.flatten() {
+        std::fs::copy(file.path(), snapshot.join(file.file_name()))?;
+    }
+    let info = |id: &str| {
+        let mut command = program();
+        command
+            .env("HF_HUB_CACHE", cache.path())
+            .args(["info", "--json", "--model", id]);
+        command.output()
+    };
+    let facts: Value = serde_json::from_slice(&info("someone/tiny")?.stdout)?;
+    assert_eq!(facts["model_type"], "qwen3");
+    fails(&info("someone/else")?, 1, "no model at `someone/else`");
+    fails(
+        &info("../someone/tiny")?,
+        1,
+        "no model at `../someone/tiny`",
+    );
+    Ok(())
+}
+
+#[test]
+fn configuration_keys_that_nobody_reads_are_warned_about() -> Outcome {
+    let folder = checkpoint(&with(
+        config("llama"),
+        json!({ "spiral_depth": 3, "torch_dtype": "float32" }),
+    ))?;
+    let output = generate(folder.path(), &["--prompt", "x", "-m", "1"])?;
+    let stderr = text(&output.stderr);
+    assert!(
+        stderr.contains("WARN") && stderr.contains("spiral_depth"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("torch_dtype"), "{stderr}");
+    let quiet = generate(folder.path(), &["--prompt", "x", "-m", "1", "--quiet"])?;
+    assert_eq!(text(&quiet.stderr), "");
+    Ok(())
+}
