@@ -93,7 +93,7 @@ fn quantized_products_have_tangents_and_batches() -> Result<()> {
     let (_, along) = jvp(
         product.clone(),
         std::slice::from_ref(&rows),
-        &[tangent.clone()],
+        std::slice::from_ref(&tangent),
     )?;
     assert_close(&along[0], &tangent.matmul(&plain.transpose()?)?, 2e-5)?;
 

@@ -28,7 +28,10 @@ pub fn run(args: &Args) -> Result<()> {
     let outputs = [
         ("crates/mlx-sys/shim/ops.gen.h", ops::header(&ops)),
         ("crates/mlx-sys/shim/ops.gen.cpp", ops::shim(&ops)),
-        ("crates/mlx-core/src/ffi/ops.gen.rs", rustfmt(&ops::callers(&ops))?),
+        (
+            "crates/mlx-core/src/ffi/ops.gen.rs",
+            rustfmt(&ops::callers(&ops))?,
+        ),
         (
             "crates/mlx-core/src/array/methods.gen.rs",
             rustfmt(&methods::generate(&root.join("crates/mlx-core/src/ops"))?)?,
@@ -48,7 +51,10 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     if args.check && !stale.is_empty() {
-        bail!("not current: {} (run `cargo xtask codegen`)", stale.join(", "));
+        bail!(
+            "not current: {} (run `cargo xtask codegen`)",
+            stale.join(", ")
+        );
     }
     Ok(())
 }

@@ -14,7 +14,9 @@ fn overhead(c: &mut Criterion) {
     c.bench_function("record a + b and drop it", |bencher| {
         bencher.iter(|| black_box(add(black_box(&a), black_box(&b))));
     });
-    c.bench_function("clone and drop an array", |bencher| bencher.iter(|| black_box(a.clone())));
+    c.bench_function("clone and drop an array", |bencher| {
+        bencher.iter(|| black_box(a.clone()))
+    });
     c.bench_function("take and release the lock", |bencher| {
         bencher.iter(|| drop(black_box(ffi::enter())));
     });

@@ -90,7 +90,11 @@ impl Array {
 
     pub(crate) fn expect_dtype(&self, expected: Dtype) -> Result<()> {
         let found = self.dtype();
-        if found == expected { Ok(()) } else { Err(Error::DtypeMismatch { expected, found }) }
+        if found == expected {
+            Ok(())
+        } else {
+            Err(Error::DtypeMismatch { expected, found })
+        }
     }
 }
 

@@ -36,12 +36,18 @@ pub enum DeviceInfo {
 impl Device {
     /// The processor.
     pub fn cpu() -> Self {
-        Device { device_type: DeviceType::Cpu, index: 0 }
+        Device {
+            device_type: DeviceType::Cpu,
+            index: 0,
+        }
     }
 
     /// The first GPU, whether or not there is one.
     pub fn gpu() -> Self {
-        Device { device_type: DeviceType::Gpu, index: 0 }
+        Device {
+            device_type: DeviceType::Gpu,
+            index: 0,
+        }
     }
 
     /// The device that operations use outside any [`Stream::scope`]: the first GPU where there is

@@ -66,7 +66,9 @@ impl Dtype {
 
     #[inline]
     pub(crate) fn from_code(code: i32) -> Option<Self> {
-        usize::try_from(code).ok().and_then(|index| Self::ALL.get(index).copied())
+        usize::try_from(code)
+            .ok()
+            .and_then(|index| Self::ALL.get(index).copied())
     }
 
     /// Bytes of one element.

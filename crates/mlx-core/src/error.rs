@@ -97,12 +97,17 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn shape(op: &'static str, message: impl Into<String>) -> Self {
-        Error::Shape { op, message: message.into() }
+        Error::Shape {
+            op,
+            message: message.into(),
+        }
     }
 
     /// An [`Error::EmptyInput`] with this context.
     pub fn empty_input(context: impl Into<String>) -> Self {
-        Error::EmptyInput(EmptyInput { context: context.into() })
+        Error::EmptyInput(EmptyInput {
+            context: context.into(),
+        })
     }
 }
 

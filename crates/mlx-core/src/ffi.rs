@@ -43,7 +43,11 @@ impl Stream {
 
 #[inline]
 pub(crate) fn error_slot() -> mlx_sys::error {
-    mlx_sys::error { kind: 0, text: std::ptr::null_mut(), payload: std::ptr::null_mut() }
+    mlx_sys::error {
+        kind: 0,
+        text: std::ptr::null_mut(),
+        payload: std::ptr::null_mut(),
+    }
 }
 
 /// Calls an op with one result.
@@ -74,13 +78,21 @@ pub(crate) fn pair(
     call: impl FnOnce(*mut mlx_sys::array, mlx_sys::stream, *mut mlx_sys::error) -> c_int,
 ) -> Result<(Array, Array)> {
     let stream = place.raw();
-    let mut out = [MaybeUninit::<mlx_sys::array>::uninit(), MaybeUninit::uninit()];
+    let mut out = [
+        MaybeUninit::<mlx_sys::array>::uninit(),
+        MaybeUninit::uninit(),
+    ];
     let mut error = error_slot();
     let _guard = runtime::enter();
     if call(out.as_mut_ptr().cast(), stream, &raw mut error) == 0 {
         let [first, second] = out;
         // SAFETY: on success the shim has stored an owned handle in each place.
-        Ok(unsafe { (Array::from_raw(first.assume_init()), Array::from_raw(second.assume_init())) })
+        Ok(unsafe {
+            (
+                Array::from_raw(first.assume_init()),
+                Array::from_raw(second.assume_init()),
+            )
+        })
     } else {
         Err(describe(error, op, operands))
     }
@@ -111,7 +123,11 @@ where
 {
     let _guard = lock::lock();
     let mut error = error_slot();
-    if call.call(&raw mut error) == 0 { Ok(()) } else { Err(describe(error, "", &[])) }
+    if call.call(&raw mut error) == 0 {
+        Ok(())
+    } else {
+        Err(describe(error, "", &[]))
+    }
 }
 
 /// A closure, or a binding of that shape.
@@ -149,7 +165,9 @@ pub(crate) fn set_limit(
 }
 
 /// Calls a binding that takes nothing but the error slot.
-pub(crate) fn plain_call(binding: unsafe extern "C" fn(*mut mlx_sys::error) -> c_int) -> Result<()> {
+pub(crate) fn plain_call(
+    binding: unsafe extern "C" fn(*mut mlx_sys::error) -> c_int,
+) -> Result<()> {
     let _guard = runtime::enter();
     // SAFETY: the binding takes nothing else.
     status_call(|error| unsafe { binding(error) })
@@ -168,7 +186,9 @@ pub fn describe(mut error: mlx_sys::error, op: &'static str, operands: &[&Array]
         "no explanation".to_owned()
     } else {
         // SAFETY: the shim's texts are NUL-terminated.
-        unsafe { CStr::from_ptr(error.text) }.to_string_lossy().into_owned()
+        unsafe { CStr::from_ptr(error.text) }
+            .to_string_lossy()
+            .into_owned()
     };
     // SAFETY: the slot was filled by the shim and is cleared once.
     unsafe { mlx_sys::error_clear(&raw mut error) };
@@ -180,14 +200,21 @@ pub fn describe(mut error: mlx_sys::error, op: &'static str, operands: &[&Array]
                 .iter()
                 .map(|array| format!("{}{:?}", array.dtype(), array.shape()))
                 .collect();
-            Error::Op { op, operands: list.join(", "), message: strip_prefix(&message).to_owned() }
+            Error::Op {
+                op,
+                operands: list.join(", "),
+                message: strip_prefix(&message).to_owned(),
+            }
         }
     }
 }
 
 /// MLX begins most messages with its own name of the op, which `Error::Op` gives already.
 fn strip_prefix(message: &str) -> &str {
-    match message.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+    match message
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
         Some((_, rest)) => rest.trim_start(),
         None => message,
     }
@@ -221,7 +248,10 @@ impl ArrayList {
     #[must_use]
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        ArrayList(mlx_sys::array_list { data: std::ptr::null_mut(), len: 0 })
+        ArrayList(mlx_sys::array_list {
+            data: std::ptr::null_mut(),
+            len: 0,
+        })
     }
 
     /// Where the shim writes.
@@ -266,17 +296,26 @@ pub(crate) fn opt_axes(axes: Option<&[i32]>) -> (*const i32, usize) {
 
 #[inline]
 pub(crate) fn opt_int(value: Option<i32>) -> mlx_sys::opt_int {
-    mlx_sys::opt_int { some: value.is_some(), value: value.unwrap_or(0) }
+    mlx_sys::opt_int {
+        some: value.is_some(),
+        value: value.unwrap_or(0),
+    }
 }
 
 #[inline]
 pub(crate) fn opt_f32(value: Option<f32>) -> mlx_sys::opt_f32 {
-    mlx_sys::opt_f32 { some: value.is_some(), value: value.unwrap_or(0.0) }
+    mlx_sys::opt_f32 {
+        some: value.is_some(),
+        value: value.unwrap_or(0.0),
+    }
 }
 
 #[inline]
 pub(crate) fn opt_bool(value: Option<bool>) -> mlx_sys::opt_bool {
-    mlx_sys::opt_bool { some: value.is_some(), value: value.unwrap_or(false) }
+    mlx_sys::opt_bool {
+        some: value.is_some(),
+        value: value.unwrap_or(false),
+    }
 }
 
 #[inline]
@@ -286,7 +325,9 @@ pub(crate) fn opt_dtype(dtype: Option<Dtype>) -> i32 {
 
 pub(crate) fn version() -> &'static str {
     // SAFETY: the shim returns a static, NUL-terminated text.
-    unsafe { CStr::from_ptr(mlx_sys::version()) }.to_str().unwrap_or("unknown")
+    unsafe { CStr::from_ptr(mlx_sys::version()) }
+        .to_str()
+        .unwrap_or("unknown")
 }
 
 pub(crate) fn eval(arrays: &[&Array]) -> Result<()> {
@@ -297,7 +338,11 @@ pub(crate) fn eval(arrays: &[&Array]) -> Result<()> {
     let mut error = error_slot();
     // SAFETY: `&Array` is a pointer to a handle.
     let status = unsafe { mlx_sys::eval(arrays.as_ptr().cast(), arrays.len(), &raw mut error) };
-    if status == 0 { Ok(()) } else { Err(describe(error, "eval", &[])) }
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(describe(error, "eval", &[]))
+    }
 }
 
 pub(crate) fn async_eval(arrays: &[&Array]) -> Result<()> {
@@ -309,7 +354,11 @@ pub(crate) fn async_eval(arrays: &[&Array]) -> Result<()> {
     // SAFETY: `&Array` is a pointer to a handle.
     let status =
         unsafe { mlx_sys::async_eval(arrays.as_ptr().cast(), arrays.len(), &raw mut error) };
-    if status == 0 { Ok(()) } else { Err(describe(error, "async_eval", &[])) }
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(describe(error, "async_eval", &[]))
+    }
 }
 
 pub(crate) fn seed(seed: u64) -> Result<()> {
@@ -412,7 +461,12 @@ pub(crate) fn memory(array: &Array) -> Result<Memory<'_>> {
     if status != 0 {
         return Err(describe(error, "eval", &[]));
     }
-    Ok(Memory { data: data.cast(), strides, row_contiguous, array })
+    Ok(Memory {
+        data: data.cast(),
+        strides,
+        row_contiguous,
+        array,
+    })
 }
 
 impl<'a> Memory<'a> {
@@ -475,7 +529,10 @@ impl<'a> Memory<'a> {
     }
 
     fn element<T: Element>(&self, offset: i64) -> T {
-        #[allow(clippy::cast_possible_truncation, reason = "offsets address memory that exists")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "offsets address memory that exists"
+        )]
         let place = self.data.cast::<T>().wrapping_offset(offset as isize);
         if T::ANY_BYTES_VALID {
             // SAFETY: `offset` is that of an element of the array, and the dtype was compared.

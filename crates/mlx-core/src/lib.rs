@@ -36,8 +36,8 @@ mod shape;
 mod stream;
 
 pub use array::Array;
-pub use array::operators::Scalar;
 pub use array::index::{Ellipsis, Index, IndexOp, IntoIndex, NewAxis};
+pub use array::operators::Scalar;
 pub use device::{Device, DeviceInfo, DeviceType};
 pub use dtype::{Dtype, DtypeCategory};
 pub use element::{Complex32, Element};

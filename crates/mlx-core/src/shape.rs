@@ -78,7 +78,10 @@ pub(crate) fn checked_size(op: &'static str, dims: &[i32], dtype: Dtype) -> Resu
     let mut bytes = dtype.size();
     for &dim in dims {
         let dim = usize::try_from(dim).map_err(|_| {
-            Error::shape(op, format!("shape {dims:?} has the negative dimension {dim}"))
+            Error::shape(
+                op,
+                format!("shape {dims:?} has the negative dimension {dim}"),
+            )
         })?;
         size = size.saturating_mul(dim);
         bytes = bytes.saturating_mul(dim.max(1));
@@ -95,10 +98,20 @@ pub(crate) fn checked_size(op: &'static str, dims: &[i32], dtype: Dtype) -> Resu
 /// `axis` counted from the front, or an error naming it.
 pub(crate) fn normalize_axis(op: &'static str, axis: i32, ndim: usize) -> Result<usize> {
     let rank = i64::try_from(ndim).unwrap_or(i64::MAX);
-    let from_front = if axis < 0 { i64::from(axis) + rank } else { i64::from(axis) };
-    usize::try_from(from_front).ok().filter(|&axis| axis < ndim).ok_or_else(|| {
-        Error::shape(op, format!("axis {axis} is out of bounds for an array of {ndim} dimensions"))
-    })
+    let from_front = if axis < 0 {
+        i64::from(axis) + rank
+    } else {
+        i64::from(axis)
+    };
+    usize::try_from(from_front)
+        .ok()
+        .filter(|&axis| axis < ndim)
+        .ok_or_else(|| {
+            Error::shape(
+                op,
+                format!("axis {axis} is out of bounds for an array of {ndim} dimensions"),
+            )
+        })
 }
 
 /// Every axis of an array of `ndim` dimensions.

@@ -54,7 +54,13 @@ impl Closure {
         let raw = make(|out, error| {
             // SAFETY: the payload fits its two functions.
             unsafe {
-                mlx_sys::closure_new(out, payload, Some(call), Some(drop_payload::<Function>), error)
+                mlx_sys::closure_new(
+                    out,
+                    payload,
+                    Some(call),
+                    Some(drop_payload::<Function>),
+                    error,
+                )
             }
         })?;
         Ok(Closure { raw })
@@ -269,12 +275,16 @@ impl Drop for ValueAndGrad {
 pub(crate) fn compile_erase(id: usize) {
     // Fails only if the thread's cache cannot be reached, and then there is nothing to forget.
     // SAFETY: a plain value.
-    let _ = run("compile", &[], |error| unsafe { mlx_sys::compile_erase(id, error) });
+    let _ = run("compile", &[], |error| unsafe {
+        mlx_sys::compile_erase(id, error)
+    });
 }
 
 pub(crate) fn set_compile_mode(mode: i32) -> Result<()> {
     // SAFETY: a plain value, one of MLX's own.
-    run("set_compile_mode", &[], |error| unsafe { mlx_sys::set_compile_mode(mode, error) })
+    run("set_compile_mode", &[], |error| unsafe {
+        mlx_sys::set_compile_mode(mode, error)
+    })
 }
 
 /// Calls into MLX and turns a failure into an error.
@@ -283,7 +293,11 @@ fn run(
     inputs: &[Array],
     call: impl FnOnce(*mut mlx_sys::error) -> c_int,
 ) -> Result<()> {
-    let mut error = mlx_sys::error { kind: 0, text: null_mut(), payload: null_mut() };
+    let mut error = mlx_sys::error {
+        kind: 0,
+        text: null_mut(),
+        payload: null_mut(),
+    };
     let _guard = ffi::enter();
     if call(&raw mut error) == 0 {
         return Ok(());
@@ -363,7 +377,10 @@ unsafe extern "C" fn call(
 ) -> c_int {
     // SAFETY: the payload of `Closure::new`, alive during the call; MLX keeps the inputs alive.
     let (f, inputs) = unsafe {
-        (&*payload.cast::<Box<Function>>(), Array::slice_from_raw(inputs, n_inputs))
+        (
+            &*payload.cast::<Box<Function>>(),
+            Array::slice_from_raw(inputs, n_inputs),
+        )
     };
     enter_closure(failure, || f(inputs), |results| push(out, &results))
 }
@@ -389,7 +406,11 @@ unsafe extern "C" fn call_vjp(
             Array::slice_from_raw(outputs, n_outputs),
         )
     };
-    enter_closure(failure, || f(primals, cotangents, outputs), |results| push(out, &results))
+    enter_closure(
+        failure,
+        || f(primals, cotangents, outputs),
+        |results| push(out, &results),
+    )
 }
 
 #[allow(clippy::too_many_arguments, reason = "the shim's signature")]
@@ -413,7 +434,11 @@ unsafe extern "C" fn call_jvp(
             numbers(argnums, n_argnums),
         )
     };
-    enter_closure(failure, || f(primals, tangents, argnums), |results| push(out, &results))
+    enter_closure(
+        failure,
+        || f(primals, tangents, argnums),
+        |results| push(out, &results),
+    )
 }
 
 #[allow(clippy::too_many_arguments, reason = "the shim's signature")]
@@ -435,13 +460,17 @@ unsafe extern "C" fn call_vmap(
             numbers(axes, n_axes),
         )
     };
-    enter_closure(failure, || f(inputs, axes), |(results, result_axes)| {
-        push(out, &results);
-        for axis in result_axes {
-            // SAFETY: `out_axes` is the shim's list of axes.
-            unsafe { mlx_sys::axes_push(out_axes, axis) };
-        }
-    })
+    enter_closure(
+        failure,
+        || f(inputs, axes),
+        |(results, result_axes)| {
+            push(out, &results);
+            for axis in result_axes {
+                // SAFETY: `out_axes` is the shim's list of axes.
+                unsafe { mlx_sys::axes_push(out_axes, axis) };
+            }
+        },
+    )
 }
 
 /// # Safety

@@ -23,7 +23,10 @@ static NEXT_ID: AtomicUsize = AtomicUsize::new(1 << (usize::BITS - 2));
 /// # Errors
 /// [`Error::OutOfMemory`](mlx_core::Error::OutOfMemory) if there is none left. The function
 /// returned fails as `f` does.
-pub fn compile<F>(f: F, shapeless: bool) -> Result<impl Fn(&[Array]) -> Result<Vec<Array>> + 'static>
+pub fn compile<F>(
+    f: F,
+    shapeless: bool,
+) -> Result<impl Fn(&[Array]) -> Result<Vec<Array>> + 'static>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
 {
@@ -37,7 +40,10 @@ where
         }
     }
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-    let compiled = Compiled { closure: Closure::new(f)?.compile(id, shapeless)?, id };
+    let compiled = Compiled {
+        closure: Closure::new(f)?.compile(id, shapeless)?,
+        id,
+    };
     Ok(move |inputs: &[Array]| compiled.closure.call(inputs))
 }
 

@@ -28,10 +28,7 @@ use crate::closure::{Closure, Hooks};
 /// # Errors
 /// [`Error::OutOfMemory`] if there is none left. The function returned fails as `fwd` does; its
 /// gradient as `bwd` does, or with [`Error::Shape`] if the gradients do not fit the inputs.
-pub fn custom_vjp<F, B>(
-    fwd: F,
-    bwd: B,
-) -> Result<impl Fn(&[Array]) -> Result<Vec<Array>> + 'static>
+pub fn custom_vjp<F, B>(fwd: F, bwd: B) -> Result<impl Fn(&[Array]) -> Result<Vec<Array>> + 'static>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
     B: Fn(&[Array], &[Array], &[Array]) -> Result<Vec<Array>> + 'static,
@@ -109,7 +106,10 @@ impl CustomFunction {
             let grads = vjp(primals, cotangents, outputs)?;
             // MLX picks gradients by position without looking at the length.
             let fits = grads.len() == primals.len()
-                && grads.iter().zip(primals).all(|(grad, primal)| grad.shape() == primal.shape());
+                && grads
+                    .iter()
+                    .zip(primals)
+                    .all(|(grad, primal)| grad.shape() == primal.shape());
             if fits {
                 return Ok(grads);
             }
@@ -146,8 +146,10 @@ impl CustomFunction {
     ) -> Self {
         let outputs = Rc::clone(&self.outputs);
         self.hooks.vmap = Some(Box::new(move |inputs, axes| {
-            let axes: Vec<Option<i32>> =
-                axes.iter().map(|&axis| (axis >= 0).then_some(axis)).collect();
+            let axes: Vec<Option<i32>> = axes
+                .iter()
+                .map(|&axis| (axis >= 0).then_some(axis))
+                .collect();
             let (results, result_axes) = vmap(inputs, &axes)?;
             expect_count("custom_vmap", &outputs, results.len())?;
             if result_axes.len() != results.len() {
@@ -156,7 +158,13 @@ impl CustomFunction {
                     message: format!("{} axes for {} outputs", result_axes.len(), results.len()),
                 });
             }
-            Ok((results, result_axes.into_iter().map(|axis| axis.unwrap_or(-1)).collect()))
+            Ok((
+                results,
+                result_axes
+                    .into_iter()
+                    .map(|axis| axis.unwrap_or(-1))
+                    .collect(),
+            ))
         }));
         self
     }

@@ -67,7 +67,9 @@ where
         let outputs = f(inputs)?;
         // MLX takes the first output without looking whether there is one.
         if outputs.is_empty() {
-            return Err(Error::empty_input(format!("{name}: the list of the function's outputs")));
+            return Err(Error::empty_input(format!(
+                "{name}: the list of the function's outputs"
+            )));
         }
         Ok(outputs)
     })?;
@@ -82,11 +84,20 @@ where
 /// MLX gives gradients in the order of the inputs, whatever the order of `argnums`.
 fn in_order_of(argnums: &[i32], inputs: usize, grads: &[Array]) -> Vec<Array> {
     let inputs = i64::try_from(inputs).unwrap_or(i64::MAX);
-    let place = |argnum: i32| if argnum < 0 { i64::from(argnum) + inputs } else { argnum.into() };
+    let place = |argnum: i32| {
+        if argnum < 0 {
+            i64::from(argnum) + inputs
+        } else {
+            argnum.into()
+        }
+    };
     argnums
         .iter()
         .filter_map(|&argnum| {
-            let rank = argnums.iter().filter(|&&other| place(other) < place(argnum)).count();
+            let rank = argnums
+                .iter()
+                .filter(|&&other| place(other) < place(argnum))
+                .count();
             grads.get(rank).cloned()
         })
         .collect()

@@ -20,7 +20,10 @@
 //! leaves anything behind: other transforms, on this thread or another, go on as if nothing had
 //! happened.
 
-#![allow(clippy::type_complexity, reason = "functions of functions are what this crate is about")]
+#![allow(
+    clippy::type_complexity,
+    reason = "functions of functions are what this crate is about"
+)]
 
 mod checkpoint;
 mod closure;

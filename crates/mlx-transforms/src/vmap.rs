@@ -39,7 +39,10 @@ where
     let closure = Closure::new(move |inputs: &[Array]| {
         let outputs = f(inputs)?;
         if outputs.len() != wanted {
-            return Err(mismatch(format!("{wanted} out_axes for {} outputs", outputs.len())));
+            return Err(mismatch(format!(
+                "{wanted} out_axes for {} outputs",
+                outputs.len()
+            )));
         }
         Ok(outputs)
     })?;
@@ -52,7 +55,11 @@ where
     let out_axes: Vec<i32> = out_axes.iter().map(|axis| axis.unwrap_or(-1)).collect();
     Ok(move |inputs: &[Array]| {
         if inputs.len() != in_axes.len() {
-            return Err(mismatch(format!("{} in_axes for {} inputs", in_axes.len(), inputs.len())));
+            return Err(mismatch(format!(
+                "{} in_axes for {} inputs",
+                in_axes.len(),
+                inputs.len()
+            )));
         }
         let mut resolved = Vec::with_capacity(in_axes.len());
         let mut size = None;
@@ -73,5 +80,8 @@ where
 }
 
 fn mismatch(message: String) -> Error {
-    Error::Shape { op: "vmap", message }
+    Error::Shape {
+        op: "vmap",
+        message,
+    }
 }

@@ -30,11 +30,16 @@ pub fn generate(folder: &Path) -> Result<String> {
     files.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
     files.sort();
     for path in files {
-        let family = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        let family = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or_default()
+            .to_owned();
         if SKIPPED.contains(&family.as_str()) {
             continue;
         }
-        let source = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let source =
+            fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let file = syn::parse_file(&source).with_context(|| format!("parse {}", path.display()))?;
         for item in file.items {
             if let syn::Item::Fn(function) = item
@@ -54,7 +59,9 @@ fn method(family: &str, function: &syn::ItemFn) -> Option<String> {
     }
     let signature = &function.sig;
     let mut inputs = signature.inputs.iter();
-    let syn::FnArg::Typed(first) = inputs.next()? else { return None };
+    let syn::FnArg::Typed(first) = inputs.next()? else {
+        return None;
+    };
     if first.ty.to_token_stream().to_string() != "& Array" {
         return None;
     }
@@ -72,7 +79,13 @@ fn method(family: &str, function: &syn::ItemFn) -> Option<String> {
     // Types of the family (options, results) are named through their module.
     let params: Vec<String> = rest
         .iter()
-        .map(|typed| format!("{}: {}", typed.pat.to_token_stream(), qualify(family, &typed.ty.to_token_stream().to_string())))
+        .map(|typed| {
+            format!(
+                "{}: {}",
+                typed.pat.to_token_stream(),
+                qualify(family, &typed.ty.to_token_stream().to_string())
+            )
+        })
         .collect();
     let output = qualify(family, &output.to_token_stream().to_string());
     let call = quote!(ops::#family_ident::#name(self, #(#names),*));
@@ -85,15 +98,31 @@ fn method(family: &str, function: &syn::ItemFn) -> Option<String> {
 }
 
 /// Names that the generated file imports; every other capitalised name belongs to the family.
-const KNOWN: &[&str] =
-    &["Array", "Complex32", "Dtype", "Element", "IntoShape", "Result", "Option", "Vec", "Into", "AsRef", "Sized", "String", "Self", "T"];
+const KNOWN: &[&str] = &[
+    "Array",
+    "Complex32",
+    "Dtype",
+    "Element",
+    "IntoShape",
+    "Result",
+    "Option",
+    "Vec",
+    "Into",
+    "AsRef",
+    "Sized",
+    "String",
+    "Self",
+    "T",
+];
 
 fn qualify(family: &str, text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(start) = rest.find(|c: char| c.is_alphabetic() || c == '_') {
         let (before, tail) = rest.split_at(start);
-        let end = tail.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(tail.len());
+        let end = tail
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(tail.len());
         let (word, after) = tail.split_at(end);
         let is_path = before.trim_end().ends_with("::");
         let is_type = word.starts_with(char::is_uppercase);
@@ -126,7 +155,8 @@ mod tests {
     #[test]
     fn functions_without_a_leading_array_stay_functions() {
         let function: syn::ItemFn =
-            syn::parse_str("pub fn stack(arrays: &[&Array], axis: i32) -> Result<Array> { f() }").unwrap();
+            syn::parse_str("pub fn stack(arrays: &[&Array], axis: i32) -> Result<Array> { f() }")
+                .unwrap();
         assert!(method("shape", &function).is_none());
     }
 }

@@ -59,7 +59,11 @@ pub fn parse(text: &str) -> Result<Vec<Op>> {
         }
         let op = parse_line(line).with_context(|| format!("ops.table line {}", number + 1))?;
         if ops.iter().any(|other| other.name == op.name) {
-            bail!("ops.table line {}: `{}` is listed twice", number + 1, op.name);
+            bail!(
+                "ops.table line {}: `{}` is listed twice",
+                number + 1,
+                op.name
+            );
         }
         ops.push(op);
     }
@@ -83,14 +87,20 @@ fn parse_line(line: &str) -> Result<Op> {
         other => bail!("unknown result `{other}`"),
     };
     let (name, rest) = call.split_once('(').context("no parameter list")?;
-    let list = rest.trim().strip_suffix(')').context("no closing parenthesis")?;
+    let list = rest
+        .trim()
+        .strip_suffix(')')
+        .context("no closing parenthesis")?;
     let params = list
         .split(',')
         .map(str::trim)
         .filter(|param| !param.is_empty())
         .map(|param| {
             let (name, kind) = param.split_once(':').context("a parameter needs a type")?;
-            Ok(Param { name: name.trim().to_owned(), kind: parse_kind(kind.trim())? })
+            Ok(Param {
+                name: name.trim().to_owned(),
+                kind: parse_kind(kind.trim())?,
+            })
         })
         .collect::<Result<Vec<_>>>()?;
     let name = name.trim().to_owned();
@@ -102,7 +112,13 @@ fn parse_line(line: &str) -> Result<Op> {
         },
         str::to_owned,
     );
-    Ok(Op { name, params, result, expression, cpu })
+    Ok(Op {
+        name,
+        params,
+        result,
+        expression,
+        cpu,
+    })
 }
 
 fn parse_kind(text: &str) -> Result<Kind> {
@@ -149,8 +165,15 @@ mod tests {
 
     #[test]
     fn mistakes_name_their_line() {
-        for text in ["\nadd(a: array)", "\nadd(a: thing) -> array", "\nadd(a) -> array"] {
-            assert!(parse(text).unwrap_err().to_string().contains("line 2"), "{text}");
+        for text in [
+            "\nadd(a: array)",
+            "\nadd(a: thing) -> array",
+            "\nadd(a) -> array",
+        ] {
+            assert!(
+                parse(text).unwrap_err().to_string().contains("line 2"),
+                "{text}"
+            );
         }
         let twice = "a(x: array) -> array\na(x: array) -> array";
         assert!(parse(twice).unwrap_err().to_string().contains("twice"));

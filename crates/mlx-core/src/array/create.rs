@@ -37,7 +37,11 @@ impl Array {
     ///
     /// # Errors
     /// [`Error::Shape`] if `bytes` does not fill `shape`.
-    pub fn from_bytes(bytes: &[u8], shape: &(impl IntoShape + ?Sized), dtype: Dtype) -> Result<Array> {
+    pub fn from_bytes(
+        bytes: &[u8],
+        shape: &(impl IntoShape + ?Sized),
+        dtype: Dtype,
+    ) -> Result<Array> {
         let dims = shape.dims()?;
         let size = checked_size("from_bytes", &dims, dtype)?;
         if bytes.len() != size * dtype.size() {
@@ -147,7 +151,10 @@ impl Array {
     /// [`Error::Shape`] if `num` is negative.
     pub fn linspace(start: f64, stop: f64, num: i32) -> Result<Array> {
         if num < 0 {
-            return Err(Error::shape("linspace", format!("num is {num}, which is negative")));
+            return Err(Error::shape(
+                "linspace",
+                format!("num is {num}, which is negative"),
+            ));
         }
         ffi::ops::linspace(start, stop, num, true, Dtype::Float32)
     }
@@ -184,7 +191,10 @@ fn fill(op: &'static str, len: usize, dims: &[i32], dtype: Dtype) -> Result<()> 
     if size == len {
         Ok(())
     } else {
-        Err(Error::shape(op, format!("{len} elements do not fill shape {dims:?}, which takes {size}")))
+        Err(Error::shape(
+            op,
+            format!("{len} elements do not fill shape {dims:?}, which takes {size}"),
+        ))
     }
 }
 

@@ -17,10 +17,22 @@ impl fmt::Display for Array {
                 let width = cells.iter().flatten().map(String::len).max().unwrap_or(0);
                 let mut cells = cells.iter();
                 f.write_str("array(")?;
-                nested(f, self.shape(), 0, width, self.size() > THRESHOLD, &mut cells)?;
+                nested(
+                    f,
+                    self.shape(),
+                    0,
+                    width,
+                    self.size() > THRESHOLD,
+                    &mut cells,
+                )?;
                 write!(f, ", dtype={})", self.dtype())
             }
-            Err(error) => write!(f, "array(<{error}>, shape={:?}, dtype={})", self.shape(), self.dtype()),
+            Err(error) => write!(
+                f,
+                "array(<{error}>, shape={:?}, dtype={})",
+                self.shape(),
+                self.dtype()
+            ),
         }
     }
 }
@@ -28,31 +40,33 @@ impl fmt::Display for Array {
 /// Dtype, shape and state; never evaluates.
 impl fmt::Debug for Array {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if self.is_available() { "available" } else { "lazy" };
+        let state = if self.is_available() {
+            "available"
+        } else {
+            "lazy"
+        };
         write!(f, "Array({}{:?}, {state})", self.dtype(), self.shape())
     }
 }
 
 /// The texts of the elements that will be shown; `None` for those left out.
 fn texts(array: &Array) -> Result<Vec<Option<String>>> {
-    fn each<T: Element>(
-        array: &Array,
-        text: impl Fn(T) -> String,
-    ) -> Result<Vec<Option<String>>> {
+    fn each<T: Element>(array: &Array, text: impl Fn(T) -> String) -> Result<Vec<Option<String>>> {
         let summarise = array.size() > THRESHOLD;
         let shape = array.shape();
         let values = array.to_vec::<T>()?;
         Ok(values
             .into_iter()
             .enumerate()
-            .map(|(position, value)| {
-                (!summarise || shown(position, shape)).then(|| text(value))
-            })
+            .map(|(position, value)| (!summarise || shown(position, shape)).then(|| text(value)))
             .collect())
     }
     fn float(value: f64) -> String {
         if value == 0.0 || (1e-4..1e6).contains(&value.abs()) || !value.is_finite() {
-            #[allow(clippy::cast_possible_truncation, reason = "only its shortest digits matter")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "only its shortest digits matter"
+            )]
             let short = value as f32;
             return format!("{short}");
         }
@@ -97,15 +111,21 @@ fn nested(
 ) -> fmt::Result {
     let Some((&dim, inner)) = shape.split_first() else {
         let text = cells.next().and_then(Option::as_deref).unwrap_or("");
-        return if depth == 0 { f.write_str(text) } else { write!(f, "{text:>width$}") };
+        return if depth == 0 {
+            f.write_str(text)
+        } else {
+            write!(f, "{text:>width$}")
+        };
     };
     let len = usize::try_from(dim).unwrap_or(0);
     f.write_str("[")?;
     let mut gap = false;
     for i in 0..len {
         if summarise && len > 2 * EDGE && (EDGE..len - EDGE).contains(&i) {
-            let inner_size: usize =
-                inner.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).product();
+            let inner_size: usize = inner
+                .iter()
+                .map(|&dim| usize::try_from(dim).unwrap_or(0))
+                .product();
             if inner_size > 0 {
                 cells.nth(inner_size - 1);
             }
@@ -144,7 +164,10 @@ mod tests {
     #[test]
     fn small_arrays_show_every_element() {
         let x = Array::from_slice(&[1.0f32, 2.5, -3.0, 4.0], &[2, 2]).unwrap();
-        assert_eq!(x.to_string(), "array([[  1, 2.5],\n       [ -3,   4]], dtype=float32)");
+        assert_eq!(
+            x.to_string(),
+            "array([[  1, 2.5],\n       [ -3,   4]], dtype=float32)"
+        );
     }
 
     #[test]
@@ -158,7 +181,10 @@ mod tests {
 
     #[test]
     fn scalars_and_empty_arrays_have_no_padding() {
-        assert_eq!(Array::scalar(true).unwrap().to_string(), "array(true, dtype=bool)");
+        assert_eq!(
+            Array::scalar(true).unwrap().to_string(),
+            "array(true, dtype=bool)"
+        );
         let empty = Array::zeros::<f32>(&[0]).unwrap();
         assert_eq!(empty.to_string(), "array([], dtype=float32)");
     }

@@ -40,10 +40,18 @@ pub enum Index {
 impl Index {
     /// `start:stop:step` of Python.
     pub fn slice(start: impl Into<Option<i32>>, stop: impl Into<Option<i32>>, step: i32) -> Self {
-        Index::Slice { start: start.into(), stop: stop.into(), step }
+        Index::Slice {
+            start: start.into(),
+            stop: stop.into(),
+            step,
+        }
     }
 
-    const FULL: Index = Index::Slice { start: None, stop: None, step: 1 };
+    const FULL: Index = Index::Slice {
+        start: None,
+        stop: None,
+        step: 1,
+    };
 }
 
 /// What one part of an index can be written as.
@@ -80,7 +88,11 @@ parts! {
 }
 
 fn after(end: i32) -> Option<i32> {
-    if end == -1 { None } else { Some(end.saturating_add(1)) }
+    if end == -1 {
+        None
+    } else {
+        Some(end.saturating_add(1))
+    }
 }
 
 /// A whole index: one part, a tuple of up to eight, or a list.
@@ -155,7 +167,11 @@ impl Array {
         } else {
             indexing::slice_strided(self, &plan.starts, &plan.stops, &plan.strides)?
         };
-        let picked = if plan.arrays.is_empty() { sliced } else { plan.gather(&sliced)? };
+        let picked = if plan.arrays.is_empty() {
+            sliced
+        } else {
+            plan.gather(&sliced)?
+        };
         shape_ops::reshape(&picked, &plan.result_shape(&picked)?)
     }
 
@@ -221,13 +237,19 @@ impl Array {
         if plan.arrays.is_empty() {
             let values = plan.values_for(self, &plan.sliced, &values)?;
             return match update {
-                Update::Set => indexing::slice_update_strided(self, &values, starts, stops, strides),
+                Update::Set => {
+                    indexing::slice_update_strided(self, &values, starts, stops, strides)
+                }
                 Update::Add => indexing::slice_update_add(self, &values, starts, stops, strides),
                 Update::Multiply => {
                     indexing::slice_update_prod(self, &values, starts, stops, strides)
                 }
-                Update::Maximum => indexing::slice_update_max(self, &values, starts, stops, strides),
-                Update::Minimum => indexing::slice_update_min(self, &values, starts, stops, strides),
+                Update::Maximum => {
+                    indexing::slice_update_max(self, &values, starts, stops, strides)
+                }
+                Update::Minimum => {
+                    indexing::slice_update_min(self, &values, starts, stops, strides)
+                }
             };
         }
         // Index arrays may sit beside slices: scatter into the slice, then put the slice back.
@@ -269,11 +291,17 @@ impl Plan {
             .iter()
             .filter(|part| !matches!(part, Index::Ellipsis | Index::NewAxis))
             .count();
-        let ellipses = parts.iter().filter(|part| matches!(part, Index::Ellipsis)).count();
+        let ellipses = parts
+            .iter()
+            .filter(|part| matches!(part, Index::Ellipsis))
+            .count();
         if used > a.ndim() || ellipses > 1 {
             return Err(Error::shape(
                 op,
-                format!("{used} indices and {ellipses} ellipses for shape {:?}", a.shape()),
+                format!(
+                    "{used} indices and {ellipses} ellipses for shape {:?}",
+                    a.shape()
+                ),
             ));
         }
         let has_arrays = parts.iter().any(|part| matches!(part, Index::Array(_)));
@@ -347,8 +375,11 @@ impl Plan {
 
     fn gather_arguments(&self) -> (Vec<&Array>, Vec<i32>, Vec<i32>) {
         let indices = self.arrays.iter().map(|(_, array)| array).collect();
-        let axes =
-            self.arrays.iter().map(|(axis, _)| i32::try_from(*axis).unwrap_or(i32::MAX)).collect();
+        let axes = self
+            .arrays
+            .iter()
+            .map(|(axis, _)| i32::try_from(*axis).unwrap_or(i32::MAX))
+            .collect();
         let sizes = self
             .sliced
             .iter()
@@ -370,7 +401,10 @@ impl Plan {
         let mut order: Vec<usize> = (rank..rank + place).collect();
         order.extend(0..rank);
         order.extend(rank + place..gathered.ndim());
-        let order: Vec<i32> = order.into_iter().map(|v| i32::try_from(v).unwrap_or(i32::MAX)).collect();
+        let order: Vec<i32> = order
+            .into_iter()
+            .map(|v| i32::try_from(v).unwrap_or(i32::MAX))
+            .collect();
         shape_ops::transpose_axes(&gathered, &order)
     }
 
@@ -385,7 +419,11 @@ impl Plan {
                 .collect());
         }
         let rank = picked.ndim() - self.sliced.len();
-        let place = if self.adjacent { self.arrays.first().map_or(0, |(axis, _)| *axis) } else { 0 };
+        let place = if self.adjacent {
+            self.arrays.first().map_or(0, |(axis, _)| *axis)
+        } else {
+            0
+        };
         let index_shape = picked
             .shape()
             .get(place..place + rank)
@@ -414,15 +452,21 @@ impl Plan {
     /// `values` broadcast to the result and reshaped to `target`, which has an axis for each axis
     /// of the array.
     fn values_for(&self, a: &Array, target: &[i32], values: &Array) -> Result<Array> {
-        let result: Vec<i32> =
-            self.layout.iter().map(|axis| axis.map_or(1, |axis| target[axis])).collect();
+        let result: Vec<i32> = self
+            .layout
+            .iter()
+            .map(|axis| axis.map_or(1, |axis| target[axis]))
+            .collect();
         // Leading axes of size 1 are allowed to be too many, as in NumPy.
         let mut values = values.clone();
         while values.ndim() > result.len() && values.shape().first() == Some(&1) {
             values = shape_ops::squeeze_axes(&values, &[0])?;
         }
         debug_assert_eq!(target.len(), a.ndim());
-        shape_ops::reshape(&shape_ops::broadcast_to(&values, &result)?, &target.to_vec())
+        shape_ops::reshape(
+            &shape_ops::broadcast_to(&values, &result)?,
+            &target.to_vec(),
+        )
     }
 
     fn scatter(&self, target: &Array, values: &Array, update: Update) -> Result<Array> {
@@ -432,7 +476,10 @@ impl Plan {
         } else {
             indices.into_iter().cloned().collect()
         };
-        let index_shape = indices.first().map(|array| array.shape().to_vec()).unwrap_or_default();
+        let index_shape = indices
+            .first()
+            .map(|array| array.shape().to_vec())
+            .unwrap_or_default();
         // The shape in which NumPy would show the selection, then with index axes first.
         let mut picked_dims = Vec::new();
         let mut placed = !self.adjacent;
@@ -458,7 +505,10 @@ impl Plan {
         let mut order: Vec<usize> = (before..before + rank).collect();
         order.extend(0..before);
         order.extend(before + rank..picked_dims.len());
-        let order: Vec<i32> = order.into_iter().map(|v| i32::try_from(v).unwrap_or(i32::MAX)).collect();
+        let order: Vec<i32> = order
+            .into_iter()
+            .map(|v| i32::try_from(v).unwrap_or(i32::MAX))
+            .collect();
         let moved = shape_ops::transpose_axes(&broadcast, &order)?;
         let mut dims = index_shape;
         dims.extend_from_slice(&sizes);
@@ -475,9 +525,18 @@ impl Plan {
 }
 
 fn resolve(op: &'static str, position: i32, axis: usize, dim: i32) -> Result<i32> {
-    let resolved = if position < 0 { position.saturating_add(dim) } else { position };
+    let resolved = if position < 0 {
+        position.saturating_add(dim)
+    } else {
+        position
+    };
     if resolved < 0 || resolved >= dim {
-        return Err(Error::OutOfBounds { op, index: position.into(), axis, size: dim.into() });
+        return Err(Error::OutOfBounds {
+            op,
+            index: position.into(),
+            axis,
+            size: dim.into(),
+        });
     }
     Ok(resolved)
 }
@@ -496,7 +555,13 @@ fn clip(
     if step == 0 {
         return Err(Error::shape(op, "a slice cannot step by zero"));
     }
-    let place = |value: i32| if value < 0 { value.saturating_add(dim) } else { value };
+    let place = |value: i32| {
+        if value < 0 {
+            value.saturating_add(dim)
+        } else {
+            value
+        }
+    };
     if step > 0 {
         let start = start.map_or(0, |v| place(v).clamp(0, dim));
         let stop = stop.map_or(dim, |v| place(v).clamp(0, dim)).max(start);
@@ -517,7 +582,10 @@ fn clip(
 
 /// Replaces each mask by the positions where it is true, one index array for each of its axes.
 fn expand_masks(op: &'static str, a: &Array, parts: Vec<Index>) -> Result<Vec<Index>> {
-    if !parts.iter().any(|part| matches!(part, Index::Array(array) if array.dtype() == Dtype::Bool)) {
+    if !parts
+        .iter()
+        .any(|part| matches!(part, Index::Array(array) if array.dtype() == Dtype::Bool))
+    {
         return Ok(parts);
     }
     let covered = |part: &Index| match part {

@@ -23,7 +23,10 @@ impl Array {
             ));
         }
         let values = ffi::memory(self)?.to_vec::<T>();
-        values.first().copied().ok_or_else(|| Error::shape("item", "the array is empty"))
+        values
+            .first()
+            .copied()
+            .ok_or_else(|| Error::shape("item", "the array is empty"))
     }
 
     /// The elements in row-major order, evaluating the array if need be. Works for any strides.

@@ -298,14 +298,14 @@ macro_rules! export {
 
 export!(cblas_sgemm, c"cblas_sgemm", f32, f32, |value| value);
 export!(cblas_dgemm, c"cblas_dgemm", f64, f64, |value| value);
-// SAFETY: `cblas` passes complex scalars by pointer.
-export!(
-    cblas_cgemm,
-    c"cblas_cgemm",
-    c32,
-    *const c32,
-    |value| unsafe { value.read() }
-);
+export!(cblas_cgemm, c"cblas_cgemm", c32, *const c32, complex_value);
+
+/// # Safety
+/// `value` must point at a complex number, as CBLAS passes complex scalars.
+unsafe fn complex_value(value: *const c32) -> c32 {
+    // SAFETY: the caller's promise.
+    unsafe { value.read() }
+}
 
 /// Keeps this module in programs that are linked from archives: the linker leaves out whatever
 /// nothing in the program refers to, and MLX's own references do not count.

@@ -36,7 +36,9 @@ pub fn lock() -> Guard {
         }
         depth.set(held + 1);
     });
-    Guard { _not_send: PhantomData }
+    Guard {
+        _not_send: PhantomData,
+    }
 }
 
 impl Drop for Guard {

@@ -62,8 +62,15 @@ fn runtime() -> &'static Runtime {
         // SAFETY: sets one pointer, before any closure exists.
         unsafe { mlx_sys::set_failure_drop(Some(super::drop_failure)) };
         let gpus = device_count(DeviceType::Gpu).unwrap_or(0);
-        let cpu = make_stream(Device::cpu()).unwrap_or(Stream { index: 0, device: Device::cpu() });
-        let gpu = if gpus > 0 { make_stream(Device::gpu()).ok() } else { None };
+        let cpu = make_stream(Device::cpu()).unwrap_or(Stream {
+            index: 0,
+            device: Device::cpu(),
+        });
+        let gpu = if gpus > 0 {
+            make_stream(Device::gpu()).ok()
+        } else {
+            None
+        };
         // MLX starts with the GPU as its default wherever the build has one, present or not.
         let default = gpu.map_or(Device::cpu(), |stream| stream.device);
         let _ = set_mlx_default(default);
@@ -83,10 +90,17 @@ fn raw_device(device: Device) -> (i32, i32) {
 
 fn make_stream(device: Device) -> Result<Stream> {
     let (kind, index) = raw_device(device);
-    let mut out = mlx_sys::stream { index: 0, device_type: kind, device_index: index };
+    let mut out = mlx_sys::stream {
+        index: 0,
+        device_type: kind,
+        device_index: index,
+    };
     // SAFETY: `out` is valid for writes.
     status_call(|error| unsafe { mlx_sys::stream_new(&raw mut out, kind, index, error) })?;
-    Ok(Stream { index: out.index, device })
+    Ok(Stream {
+        index: out.index,
+        device,
+    })
 }
 
 impl Stream {
@@ -137,7 +151,9 @@ pub(crate) fn cpu_stream() -> Stream {
 }
 
 pub(crate) fn default_device() -> Device {
-    let chosen = DEFAULT_DEVICE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let chosen = DEFAULT_DEVICE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(device) = *chosen {
         return device;
     }
@@ -150,7 +166,9 @@ pub(crate) fn set_default_device(device: Device) -> Result<()> {
     require(device)?;
     let _guard = enter();
     set_mlx_default(device)?;
-    *DEFAULT_DEVICE.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(device);
+    *DEFAULT_DEVICE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(device);
     GENERATION.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
     Ok(())
 }
@@ -159,7 +177,9 @@ fn require(device: Device) -> Result<()> {
     if device.is_available() {
         Ok(())
     } else {
-        Err(Error::Unsupported(format!("there is no device {device} on this machine")))
+        Err(Error::Unsupported(format!(
+            "there is no device {device} on this machine"
+        )))
     }
 }
 
@@ -174,16 +194,27 @@ pub(crate) fn device_count(device_type: DeviceType) -> Result<usize> {
 }
 
 pub(crate) fn device_info(device: Device) -> Result<BTreeMap<String, DeviceInfo>> {
-    unsafe extern "C" fn visit(context: *mut c_void, key: *const c_char, text: *const c_char, number: u64) {
+    unsafe extern "C" fn visit(
+        context: *mut c_void,
+        key: *const c_char,
+        text: *const c_char,
+        number: u64,
+    ) {
         // SAFETY: `context` is the map below, alive and not otherwise borrowed during the call.
         let info = unsafe { &mut *context.cast::<BTreeMap<String, DeviceInfo>>() };
         // SAFETY: the shim passes NUL-terminated texts that outlive the call.
-        let key = unsafe { CStr::from_ptr(key) }.to_string_lossy().into_owned();
+        let key = unsafe { CStr::from_ptr(key) }
+            .to_string_lossy()
+            .into_owned();
         let value = if text.is_null() {
             DeviceInfo::Number(number)
         } else {
             // SAFETY: as for the key; not null.
-            DeviceInfo::Text(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+            DeviceInfo::Text(
+                unsafe { CStr::from_ptr(text) }
+                    .to_string_lossy()
+                    .into_owned(),
+            )
         };
         info.insert(key, value);
     }
@@ -193,9 +224,7 @@ pub(crate) fn device_info(device: Device) -> Result<BTreeMap<String, DeviceInfo>
     let mut info = BTreeMap::new();
     status_call(|error| {
         // SAFETY: `visit` is called only during this call, with `info` as its context.
-        unsafe {
-            mlx_sys::device_info(kind, index, (&raw mut info).cast(), Some(visit), error)
-        }
+        unsafe { mlx_sys::device_info(kind, index, (&raw mut info).cast(), Some(visit), error) }
     })?;
     Ok(info)
 }
@@ -235,5 +264,9 @@ pub(crate) fn synchronize(stream: Stream) -> Result<()> {
     let mut error = error_slot();
     // SAFETY: a plain value and a valid slot.
     let status = unsafe { mlx_sys::stream_synchronize(stream.raw(), &raw mut error) };
-    if status == 0 { Ok(()) } else { Err(describe(error, "synchronize", &[])) }
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(describe(error, "synchronize", &[]))
+    }
 }

@@ -499,7 +499,10 @@ fn checked_divisor(op: &'static str, lhs: &Array, rhs: &Array) -> Result<()> {
     }
     let zero = ffi::equal(rhs, &Array::scalar_dtype(0.0, rhs.dtype())?)?;
     if super::reduction::any(&zero, false)?.item::<bool>()? {
-        return Err(Error::Shape { op, message: "integer division by zero".to_owned() });
+        return Err(Error::Shape {
+            op,
+            message: "integer division by zero".to_owned(),
+        });
     }
     let signed = |array: &Array| array.dtype().category() == DtypeCategory::SignedInteger;
     if signed(lhs) && signed(rhs) && lhs.size() > 0 {
@@ -553,6 +556,8 @@ pub fn divmod(lhs: &Array, rhs: &Array) -> Result<(Array, Array)> {
     let mut parts = ffi::divmod(lhs, rhs)?.into_iter();
     match (parts.next(), parts.next()) {
         (Some(quotient), Some(remainder)) => Ok((quotient, remainder)),
-        _ => Err(Error::Backend("divmod gave fewer than two arrays".to_owned())),
+        _ => Err(Error::Backend(
+            "divmod gave fewer than two arrays".to_owned(),
+        )),
     }
 }

@@ -11,17 +11,28 @@ use crate::{Array, Dtype, DtypeCategory, Error, Result};
 pub(super) fn indices(op: &'static str, indices: &Array, axis: usize, len: i32) -> Result<Array> {
     let dtype = indices.dtype();
     if !dtype.is_integer() {
-        return Err(Error::shape(op, format!("indices must be integers, found {dtype}")));
+        return Err(Error::shape(
+            op,
+            format!("indices must be integers, found {dtype}"),
+        ));
     }
     if indices.size() == 0 {
         return Ok(indices.clone());
     }
     if len <= 0 {
-        return Err(Error::shape(op, format!("axis {axis} is empty, so there is nothing to index")));
+        return Err(Error::shape(
+            op,
+            format!("axis {axis} is empty, so there is nothing to index"),
+        ));
     }
     if indices.is_available() {
         return match first_outside(indices, i64::from(len))? {
-            Some(index) => Err(Error::OutOfBounds { op, index, axis, size: i64::from(len) }),
+            Some(index) => Err(Error::OutOfBounds {
+                op,
+                index,
+                axis,
+                size: i64::from(len),
+            }),
             None => Ok(indices.clone()),
         };
     }
@@ -58,9 +69,11 @@ fn first_outside(indices: &Array, len: i64) -> Result<Option<i64>> {
             let wide = |v: $type| i64::try_from(v).unwrap_or(i64::MAX);
             match indices.as_slice::<$type>() {
                 Ok(values) => values.iter().map(|&v| wide(v)).find(|&v| outside(v)),
-                Err(_) => {
-                    indices.to_vec::<$type>()?.into_iter().map(wide).find(|&v| outside(v))
-                }
+                Err(_) => indices
+                    .to_vec::<$type>()?
+                    .into_iter()
+                    .map(wide)
+                    .find(|&v| outside(v)),
             }
         }};
     }

@@ -80,7 +80,10 @@ impl<const D: usize> ConvOptions<D> {
             || !positive(&self.input_dilation)
             || self.groups <= 0
         {
-            return Err(Error::shape(op, "stride, dilation and groups must be positive"));
+            return Err(Error::shape(
+                op,
+                "stride, dilation and groups must be positive",
+            ));
         }
         if self.padding.iter().any(|&(low, high)| low < 0 || high < 0) {
             return Err(Error::shape(op, "padding must not be negative"));
@@ -97,7 +100,10 @@ impl<const D: usize> ConvOptions<D> {
             ));
         }
         if weight.size() == 0 {
-            return Err(Error::shape(op, format!("weight {:?} is empty", weight.shape())));
+            return Err(Error::shape(
+                op,
+                format!("weight {:?} is empty", weight.shape()),
+            ));
         }
         Ok(())
     }

@@ -51,7 +51,12 @@ pub struct RopeOptions<'a> {
 
 impl Default for RopeOptions<'_> {
     fn default() -> Self {
-        RopeOptions { traditional: false, base: Some(10_000.0), scale: 1.0, freqs: None }
+        RopeOptions {
+            traditional: false,
+            base: Some(10_000.0),
+            scale: 1.0,
+            freqs: None,
+        }
     }
 }
 
@@ -93,7 +98,15 @@ impl<'a> RopeOptions<'a> {
 /// point.
 pub fn rope(x: &Array, dims: i32, offset: i32, options: RopeOptions<'_>) -> Result<Array> {
     check_dims(x, dims)?;
-    ffi::fast_rope(x, dims, options.traditional, options.base, options.scale, offset, options.freqs)
+    ffi::fast_rope(
+        x,
+        dims,
+        options.traditional,
+        options.base,
+        options.scale,
+        offset,
+        options.freqs,
+    )
 }
 
 /// [`rope`] with the offset as an array: a scalar, or `[B]` with one for each sequence.
@@ -164,7 +177,10 @@ pub fn scaled_dot_product_attention(
         if array.ndim() != 4 || array.shape()[1] == 0 {
             return Err(Error::shape(
                 op,
-                format!("{name} must be [B, H, L, D] with H > 0, found {:?}", array.shape()),
+                format!(
+                    "{name} must be [B, H, L, D] with H > 0, found {:?}",
+                    array.shape()
+                ),
             ));
         }
     }

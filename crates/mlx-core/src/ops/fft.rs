@@ -28,10 +28,16 @@ fn sizes(
     let sizes = match n {
         Some(n) if n.len() == axes.len() => n.to_vec(),
         Some(n) => {
-            return Err(Error::shape(op, format!("{} sizes for {} axes", n.len(), axes.len())));
+            return Err(Error::shape(
+                op,
+                format!("{} sizes for {} axes", n.len(), axes.len()),
+            ));
         }
         None => {
-            let mut sizes = axes.iter().map(|&axis| a.dim(axis)).collect::<Result<Vec<_>>>()?;
+            let mut sizes = axes
+                .iter()
+                .map(|&axis| a.dim(axis))
+                .collect::<Result<Vec<_>>>()?;
             if inverse_real && let Some(last) = sizes.last_mut() {
                 *last = (*last - 1).saturating_mul(2);
             }
@@ -39,7 +45,10 @@ fn sizes(
         }
     };
     if sizes.iter().any(|&size| size <= 0) {
-        return Err(Error::shape(op, format!("sizes {sizes:?} must be positive")));
+        return Err(Error::shape(
+            op,
+            format!("sizes {sizes:?} must be positive"),
+        ));
     }
     Ok(sizes)
 }
@@ -235,7 +244,11 @@ pub fn stft(a: &Array, n_fft: i32, options: StftOptions<'_>) -> Result<Array> {
     if options.center && a.dim(-1)? <= n_fft / 2 {
         return Err(Error::shape(
             "stft",
-            format!("{} samples cannot be reflected by {}", a.dim(-1)?, n_fft / 2),
+            format!(
+                "{} samples cannot be reflected by {}",
+                a.dim(-1)?,
+                n_fft / 2
+            ),
         ));
     }
     ffi::fft_stft(

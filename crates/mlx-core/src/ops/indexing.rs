@@ -28,7 +28,10 @@ pub fn slice_strided(a: &Array, starts: &[i32], stops: &[i32], strides: &[i32]) 
 
 fn refuse_zero(op: &'static str, strides: &[i32]) -> Result<()> {
     if strides.contains(&0) {
-        return Err(Error::shape(op, format!("strides {strides:?} contain a zero")));
+        return Err(Error::shape(
+            op,
+            format!("strides {strides:?} contain a zero"),
+        ));
     }
     Ok(())
 }
@@ -297,7 +300,11 @@ fn scatter_positions(
         Some(split) => positions(op, a, indices, axes, &updates.shape()[split..]),
         None => Err(Error::shape(
             op,
-            format!("updates {:?} have fewer axes than {:?}", updates.shape(), a.shape()),
+            format!(
+                "updates {:?} have fewer axes than {:?}",
+                updates.shape(),
+                a.shape()
+            ),
         )),
     }
 }
@@ -332,7 +339,10 @@ pub fn slice_update_dynamic(
     axes: &[i32],
 ) -> Result<Array> {
     if update.ndim() != a.ndim() {
-        return Err(Error::shape("slice_update_dynamic", "update and array differ in rank"));
+        return Err(Error::shape(
+            "slice_update_dynamic",
+            "update and array differ in rank",
+        ));
     }
     let start = dynamic_start("slice_update_dynamic", a, start, axes, update.shape())?;
     ffi::slice_update_dynamic(a, update, &start, axes)
@@ -346,7 +356,10 @@ fn dynamic_start(
     sizes: &[i32],
 ) -> Result<Array> {
     if sizes.len() != a.ndim() {
-        return Err(Error::shape(op, format!("{} sizes for {} axes", sizes.len(), a.ndim())));
+        return Err(Error::shape(
+            op,
+            format!("{} sizes for {} axes", sizes.len(), a.ndim()),
+        ));
     }
     for (axis, (&dim, &size)) in a.shape().iter().zip(sizes).enumerate() {
         if size < 0 || size > dim {
@@ -357,7 +370,10 @@ fn dynamic_start(
         }
     }
     if !start.dtype().is_integer() || start.size() != axes.len() {
-        return Err(Error::shape(op, format!("start must hold {} integers", axes.len())));
+        return Err(Error::shape(
+            op,
+            format!("start must hold {} integers", axes.len()),
+        ));
     }
     let mut room = Vec::with_capacity(axes.len());
     for &axis in axes {

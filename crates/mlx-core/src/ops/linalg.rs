@@ -11,11 +11,21 @@ fn matrix(op: &'static str, a: &Array, square: bool) -> Result<()> {
         return Err(Error::shape(op, format!("{:?} is no matrix", a.shape())));
     };
     if rows == 0 || columns == 0 || (square && rows != columns) {
-        let wanted = if square { "square, non-empty" } else { "non-empty" };
-        return Err(Error::shape(op, format!("needs {wanted} matrices, found {:?}", a.shape())));
+        let wanted = if square {
+            "square, non-empty"
+        } else {
+            "non-empty"
+        };
+        return Err(Error::shape(
+            op,
+            format!("needs {wanted} matrices, found {:?}", a.shape()),
+        ));
     }
     if !a.dtype().is_subtype(DtypeCategory::Inexact) {
-        return Err(Error::shape(op, format!("needs floating point, found {}", a.dtype())));
+        return Err(Error::shape(
+            op,
+            format!("needs floating point, found {}", a.dtype()),
+        ));
     }
     Ok(())
 }
@@ -195,7 +205,10 @@ fn check_uplo(op: &'static str, uplo: &str) -> Result<()> {
     if uplo == "L" || uplo == "U" {
         return Ok(());
     }
-    Err(Error::shape(op, format!("uplo must be \"L\" or \"U\", found {uplo:?}")))
+    Err(Error::shape(
+        op,
+        format!("uplo must be \"L\" or \"U\", found {uplo:?}"),
+    ))
 }
 
 /// Determinants.

@@ -115,7 +115,9 @@ pub(super) fn batch_indices(
     matrices: &Array,
     indices: Option<&Array>,
 ) -> Result<Option<Array>> {
-    let Some(indices) = indices else { return Ok(None) };
+    let Some(indices) = indices else {
+        return Ok(None);
+    };
     let Some(batch_axes) = matrices.ndim().checked_sub(2) else {
         return Err(Error::shape(op, "operands need at least two axes"));
     };
@@ -160,7 +162,10 @@ pub fn block_masked_mm(
     mask_rhs: Option<&Array>,
 ) -> Result<Array> {
     if block_size != 32 && block_size != 64 {
-        return Err(Error::shape("block_masked_mm", "block_size must be 32 or 64"));
+        return Err(Error::shape(
+            "block_masked_mm",
+            "block_size must be 32 or 64",
+        ));
     }
     ffi::block_masked_mm(a, b, block_size, mask_out, mask_lhs, mask_rhs)
 }

@@ -50,7 +50,10 @@ pub fn as_strided(
     let op = "as_strided";
     let dims = shape.dims()?;
     if dims.len() != strides.len() {
-        return Err(Error::shape(op, format!("{} strides for shape {dims:?}", strides.len())));
+        return Err(Error::shape(
+            op,
+            format!("{} strides for shape {dims:?}", strides.len()),
+        ));
     }
     let count = checked_size(op, &dims, Dtype::Uint8)?;
     if count > 0 {
@@ -133,7 +136,10 @@ fn check_kth(op: &'static str, a: &Array, kth: i32, axis: i32) -> Result<()> {
 pub fn topk(a: &Array, k: i32, axis: i32) -> Result<Array> {
     let size = a.dim(axis)?;
     if k < 0 || k > size {
-        return Err(Error::shape("topk", format!("{k} elements of an axis of size {size}")));
+        return Err(Error::shape(
+            "topk",
+            format!("{k} elements of an axis of size {size}"),
+        ));
     }
     ffi::topk(a, k, axis)
 }
@@ -267,9 +273,19 @@ pub fn unique(
     fill_value: Option<&Array>,
 ) -> Result<Vec<Array>> {
     if size < 0 || a.size() == 0 {
-        return Err(Error::shape("unique", format!("{size} values of shape {:?}", a.shape())));
+        return Err(Error::shape(
+            "unique",
+            format!("{size} values of shape {:?}", a.shape()),
+        ));
     }
-    ffi::unique(a, size, options.index, options.inverse, options.counts, fill_value)
+    ffi::unique(
+        a,
+        size,
+        options.index,
+        options.inverse,
+        options.counts,
+        fill_value,
+    )
 }
 
 macro_rules! windows {

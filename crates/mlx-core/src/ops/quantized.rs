@@ -69,18 +69,27 @@ impl QuantizationLayout {
 
     /// The defaults of `mode`.
     pub fn of(mode: QuantizationMode) -> Self {
-        QuantizationLayout { group_size: None, bits: None, mode }
+        QuantizationLayout {
+            group_size: None,
+            bits: None,
+            mode,
+        }
     }
 
     fn check(self, op: &'static str) -> Result<()> {
-        let group_ok = self.group_size.is_none_or(|size| matches!(size, 16 | 32 | 64 | 128));
+        let group_ok = self
+            .group_size
+            .is_none_or(|size| matches!(size, 16 | 32 | 64 | 128));
         let bits_ok = self.bits.is_none_or(|bits| matches!(bits, 1..=6 | 8));
         if group_ok && bits_ok {
             return Ok(());
         }
         Err(Error::shape(
             op,
-            format!("group size {:?} with {:?} bits is no layout", self.group_size, self.bits),
+            format!(
+                "group size {:?} with {:?} bits is no layout",
+                self.group_size, self.bits
+            ),
         ))
     }
 }
@@ -103,12 +112,23 @@ pub struct Quantized {
 /// not divide into groups.
 pub fn quantize(w: &Array, layout: QuantizationLayout) -> Result<Quantized> {
     layout.check("quantize")?;
-    let parts =
-        ffi::quantize(w, layout.group_size, layout.bits, layout.mode.as_str(), None)?;
+    let parts = ffi::quantize(
+        w,
+        layout.group_size,
+        layout.bits,
+        layout.mode.as_str(),
+        None,
+    )?;
     let mut parts = parts.into_iter();
     match (parts.next(), parts.next()) {
-        (Some(weight), Some(scales)) => Ok(Quantized { weight, scales, biases: parts.next() }),
-        _ => Err(Error::Backend("quantize gave fewer than two arrays".to_owned())),
+        (Some(weight), Some(scales)) => Ok(Quantized {
+            weight,
+            scales,
+            biases: parts.next(),
+        }),
+        _ => Err(Error::Backend(
+            "quantize gave fewer than two arrays".to_owned(),
+        )),
     }
 }
 
@@ -138,11 +158,7 @@ pub fn dequantize(
 }
 
 /// MLX's CPU back end reads garbage for affine weights without biases.
-fn check_parts(
-    op: &'static str,
-    biases: Option<&Array>,
-    layout: QuantizationLayout,
-) -> Result<()> {
+fn check_parts(op: &'static str, biases: Option<&Array>, layout: QuantizationLayout) -> Result<()> {
     layout.check(op)?;
     if (layout.mode == QuantizationMode::Affine) == biases.is_some() {
         return Ok(());
@@ -311,6 +327,9 @@ fn check_both(op: &'static str, layout: QuantizationLayout) -> Result<()> {
     layout.check(op)?;
     match layout.mode {
         QuantizationMode::Nvfp4 | QuantizationMode::Mxfp8 => Ok(()),
-        other => Err(Error::shape(op, format!("mode {} is not supported", other.as_str()))),
+        other => Err(Error::shape(
+            op,
+            format!("mode {} is not supported", other.as_str()),
+        )),
     }
 }

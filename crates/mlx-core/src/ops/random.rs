@@ -76,7 +76,13 @@ pub fn uniform<T: Element>(
 ) -> Result<Array> {
     let dims = shape.dims()?;
     checked_size("uniform", &dims, T::DTYPE)?;
-    ffi::random_uniform(&Array::scalar(low)?, &Array::scalar(high)?, &dims, T::DTYPE, key)
+    ffi::random_uniform(
+        &Array::scalar(low)?,
+        &Array::scalar(high)?,
+        &dims,
+        T::DTYPE,
+        key,
+    )
 }
 
 /// Normal numbers with mean `loc` and standard deviation `scale`.
@@ -124,16 +130,29 @@ pub fn randint<T: Element>(
     let dims = shape.dims()?;
     checked_size("randint", &dims, T::DTYPE)?;
     if low >= high {
-        return Err(Error::shape("randint", format!("there is no integer in {low}..{high}")));
+        return Err(Error::shape(
+            "randint",
+            format!("there is no integer in {low}..{high}"),
+        ));
     }
-    ffi::random_randint(&Array::scalar(low)?, &Array::scalar(high)?, &dims, T::DTYPE, key)
+    ffi::random_randint(
+        &Array::scalar(low)?,
+        &Array::scalar(high)?,
+        &dims,
+        T::DTYPE,
+        key,
+    )
 }
 
 /// True with probability `p`, which broadcasts to `shape`: bool.
 ///
 /// # Errors
 /// [`Error::Op`] if `p` does not broadcast.
-pub fn bernoulli(p: &Array, shape: &(impl IntoShape + ?Sized), key: Option<&Array>) -> Result<Array> {
+pub fn bernoulli(
+    p: &Array,
+    shape: &(impl IntoShape + ?Sized),
+    key: Option<&Array>,
+) -> Result<Array> {
     let dims = shape.dims()?;
     checked_size("bernoulli", &dims, Dtype::Float32)?;
     ffi::random_bernoulli(p, &dims, key)
@@ -201,7 +220,10 @@ pub fn categorical_n(
     key: Option<&Array>,
 ) -> Result<Array> {
     if logits.dim(axis)? == 0 || num_samples < 0 {
-        return Err(Error::shape("categorical", "there are no categories, or fewer than no samples"));
+        return Err(Error::shape(
+            "categorical",
+            "there are no categories, or fewer than no samples",
+        ));
     }
     ffi::random_categorical_num_samples(logits, axis, num_samples, key)
 }

@@ -323,7 +323,10 @@ pub struct ScanOptions {
 
 impl Default for ScanOptions {
     fn default() -> Self {
-        ScanOptions { reverse: false, inclusive: true }
+        ScanOptions {
+            reverse: false,
+            inclusive: true,
+        }
     }
 }
 

@@ -196,7 +196,10 @@ pub fn stack(arrays: &[&Array], axis: i32) -> Result<Array> {
 /// [`Error::Shape`] if `num_splits` is not positive; [`Error::Op`] if it does not divide the axis.
 pub fn split(a: &Array, num_splits: i32, axis: i32) -> Result<Vec<Array>> {
     if num_splits <= 0 {
-        return Err(Error::shape("split", format!("{num_splits} parts are none")));
+        return Err(Error::shape(
+            "split",
+            format!("{num_splits} parts are none"),
+        ));
     }
     ffi::split(a, num_splits, axis)
 }
@@ -262,7 +265,10 @@ pub fn repeat_axis(a: &Array, repeats: i32, axis: i32) -> Result<Array> {
     let mut dims = a.shape().to_vec();
     let index = normalize_axis("repeat", axis, a.ndim())?;
     dims[index] = dims[index].checked_mul(repeats).ok_or_else(|| {
-        Error::shape("repeat", format!("{repeats} repeats make the axis longer than an axis can be"))
+        Error::shape(
+            "repeat",
+            format!("{repeats} repeats make the axis longer than an axis can be"),
+        )
     })?;
     checked_size("repeat", &dims, a.dtype())?;
     ffi::repeat_axis(a, repeats, axis)
@@ -329,7 +335,9 @@ pub fn pad(a: &Array, widths: &[(i32, i32)], value: &Array, mode: PadMode) -> Re
     }
     let mut dims = Vec::with_capacity(widths.len());
     for (&(before, after), &dim) in widths.iter().zip(a.shape()) {
-        let total = before.checked_add(after).and_then(|sum| sum.checked_add(dim));
+        let total = before
+            .checked_add(after)
+            .and_then(|sum| sum.checked_add(dim));
         match total {
             Some(total) if before >= 0 && after >= 0 => dims.push(total),
             _ => {

@@ -3,7 +3,10 @@
 use mlx_core::{Array, Ellipsis, Index, NewAxis};
 
 fn cube() -> Array {
-    Array::arange::<i32>(0.0, 24.0, 1.0).unwrap().reshape(&[2, 3, 4]).unwrap()
+    Array::arange::<i32>(0.0, 24.0, 1.0)
+        .unwrap()
+        .reshape(&[2, 3, 4])
+        .unwrap()
 }
 
 fn ints(values: &[i32]) -> Array {
@@ -17,7 +20,10 @@ fn integers_ranges_and_new_axes() {
     assert_eq!(x.index(-1).unwrap().shape(), [3, 4]);
     assert_eq!(x.index((.., 1..=2, NewAxis, 0)).unwrap().shape(), [2, 2, 1]);
     assert_eq!(x.index((Ellipsis, -2..)).unwrap().shape(), [2, 3, 2]);
-    assert_eq!(x.index((0, .., ..-1)).unwrap().to_vec::<i32>().unwrap()[..3], [0, 1, 2]);
+    assert_eq!(
+        x.index((0, .., ..-1)).unwrap().to_vec::<i32>().unwrap()[..3],
+        [0, 1, 2]
+    );
     assert_eq!(x.index((.., 5..9)).unwrap().shape(), [2, 0, 4]);
 }
 
@@ -25,7 +31,10 @@ fn integers_ranges_and_new_axes() {
 fn steps_run_both_ways() {
     let x = ints(&[0, 1, 2, 3, 4, 5, 6]);
     let at = |start: Option<i32>, stop: Option<i32>, step| {
-        x.index(Index::slice(start, stop, step)).unwrap().to_vec::<i32>().unwrap()
+        x.index(Index::slice(start, stop, step))
+            .unwrap()
+            .to_vec::<i32>()
+            .unwrap()
     };
     assert_eq!(at(None, None, 3), [0, 3, 6]);
     assert_eq!(at(None, None, -3), [6, 3, 0]);
@@ -41,21 +50,37 @@ fn index_arrays_take_the_place_numpy_gives_them() {
     let x = cube();
     let (i, j) = (ints(&[0, 1]), ints(&[2, 0]));
     assert_eq!(x.index((&i, &j)).unwrap().shape(), [2, 4]);
-    assert_eq!(x.index((&i, &j)).unwrap().to_vec::<i32>().unwrap(), [8, 9, 10, 11, 12, 13, 14, 15]);
+    assert_eq!(
+        x.index((&i, &j)).unwrap().to_vec::<i32>().unwrap(),
+        [8, 9, 10, 11, 12, 13, 14, 15]
+    );
     // Apart from each other: their axis comes first.
     assert_eq!(x.index((&i, .., &j)).unwrap().shape(), [2, 3]);
-    assert_eq!(x.index((&i, .., &j)).unwrap().to_vec::<i32>().unwrap(), [2, 6, 10, 12, 16, 20]);
+    assert_eq!(
+        x.index((&i, .., &j)).unwrap().to_vec::<i32>().unwrap(),
+        [2, 6, 10, 12, 16, 20]
+    );
     // In the middle: their axes stay there.
     let grid = ints(&[0, 1, 2, 0]).reshape(&[2, 2]).unwrap();
     assert_eq!(x.index((.., &grid)).unwrap().shape(), [2, 2, 2, 4]);
-    assert_eq!(x.index((1.., &j, ..2)).unwrap().to_vec::<i32>().unwrap(), [20, 21, 12, 13]);
-    assert_eq!(x.index((1, &j)).unwrap().to_vec::<i32>().unwrap()[..4], [20, 21, 22, 23]);
+    assert_eq!(
+        x.index((1.., &j, ..2)).unwrap().to_vec::<i32>().unwrap(),
+        [20, 21, 12, 13]
+    );
+    assert_eq!(
+        x.index((1, &j)).unwrap().to_vec::<i32>().unwrap()[..4],
+        [20, 21, 22, 23]
+    );
 }
 
 #[test]
 fn masks_pick_what_is_true() {
     let x = cube();
-    let even = x.index((0, .., 0)).unwrap().remainder(&Array::scalar(8).unwrap()).unwrap();
+    let even = x
+        .index((0, .., 0))
+        .unwrap()
+        .remainder(&Array::scalar(8).unwrap())
+        .unwrap();
     let mask = even.equal(&Array::scalar(0).unwrap()).unwrap();
     assert_eq!(x.index((0, &mask)).unwrap().shape(), [2, 4]);
     let all = x.greater_equal(&Array::scalar(22).unwrap()).unwrap();
@@ -69,9 +94,16 @@ fn updates_are_functional_and_broadcast() {
     let y = x.set((1, ..), &ints(&[1, 2, 3])).unwrap();
     assert_eq!(y.to_vec::<i32>().unwrap(), [0, 0, 0, 1, 2, 3]);
     assert_eq!(x.to_vec::<i32>().unwrap(), [0; 6]);
-    let y = y.set((.., Index::slice(None, None, -2)), &Array::scalar(9).unwrap()).unwrap();
+    let y = y
+        .set(
+            (.., Index::slice(None, None, -2)),
+            &Array::scalar(9).unwrap(),
+        )
+        .unwrap();
     assert_eq!(y.to_vec::<i32>().unwrap(), [9, 0, 9, 9, 2, 9]);
-    let y = x.add_at((ints(&[0, 0, 1]), 2), &Array::scalar(5).unwrap()).unwrap();
+    let y = x
+        .add_at((ints(&[0, 0, 1]), 2), &Array::scalar(5).unwrap())
+        .unwrap();
     assert_eq!(y.to_vec::<i32>().unwrap(), [0, 0, 10, 0, 0, 5]);
     let y = x.set((.., ints(&[2, 0])), &ints(&[7, 8])).unwrap();
     assert_eq!(y.to_vec::<i32>().unwrap(), [8, 0, 7, 8, 0, 7]);

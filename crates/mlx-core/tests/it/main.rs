@@ -1,6 +1,10 @@
 //! Behaviour of `mlx-core`, area by area.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation
+)]
 
 mod cpu_kernels;
 mod indexing;

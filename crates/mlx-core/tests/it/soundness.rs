@@ -27,7 +27,10 @@ fn lazy(values: &[i32]) -> Array {
 fn take_refuses_known_indices_outside() {
     for index in [4, -5, i32::MAX, i32::MIN] {
         let error = take(&range(4), &ints(&[0, index]), 0).unwrap_err();
-        assert!(matches!(error, Error::OutOfBounds { size: 4, .. }), "{error}");
+        assert!(
+            matches!(error, Error::OutOfBounds { size: 4, .. }),
+            "{error}"
+        );
         assert!(take_flat(&range(4), &ints(&[index])).is_err());
     }
 }
@@ -37,10 +40,19 @@ fn lazy_indices_outside_give_elements_of_the_array() {
     let y = take(&range(4), &lazy(&[9, -9, 2]), 0).unwrap();
     assert_eq!(y.to_vec::<f32>().unwrap(), [3.0, 0.0, 2.0]);
     let unsigned = lazy(&[900]).astype(Dtype::Uint32).unwrap();
-    assert_eq!(take(&range(4), &unsigned, 0).unwrap().to_vec::<f32>().unwrap(), [3.0]);
+    assert_eq!(
+        take(&range(4), &unsigned, 0)
+            .unwrap()
+            .to_vec::<f32>()
+            .unwrap(),
+        [3.0]
+    );
     let narrow = lazy(&[-128, 127]).astype(Dtype::Int8).unwrap();
     let long = range(300);
-    assert_eq!(take(&long, &narrow, 0).unwrap().to_vec::<f32>().unwrap(), [172.0, 127.0]);
+    assert_eq!(
+        take(&long, &narrow, 0).unwrap().to_vec::<f32>().unwrap(),
+        [172.0, 127.0]
+    );
 }
 
 #[test]
@@ -73,7 +85,15 @@ fn gather_and_scatter_slices_stay_inside() {
     let updates = Array::ones::<f32>(&[1, 2]).unwrap();
     let y = scatter(&x, &[&ints(&[4])], &updates, &[0]).unwrap();
     assert_eq!(y.to_vec::<f32>().unwrap(), [0.0, 1.0, 2.0, 1.0, 1.0]);
-    assert!(scatter(&x, &[&ints(&[0])], &Array::ones::<f32>(&[1, 9]).unwrap(), &[0]).is_err());
+    assert!(
+        scatter(
+            &x,
+            &[&ints(&[0])],
+            &Array::ones::<f32>(&[1, 9]).unwrap(),
+            &[0]
+        )
+        .is_err()
+    );
 }
 
 #[test]
@@ -82,7 +102,10 @@ fn dynamic_slices_stay_inside() {
     let y = slice_dynamic(&x, &lazy(&[100]), &[0], &[2]).unwrap();
     assert_eq!(y.to_vec::<f32>().unwrap(), [3.0, 4.0]);
     let z = slice_update_dynamic(&x, &Array::zeros::<f32>(&[2]).unwrap(), &lazy(&[-7]), &[0]);
-    assert_eq!(z.unwrap().to_vec::<f32>().unwrap(), [0.0, 0.0, 2.0, 3.0, 4.0]);
+    assert_eq!(
+        z.unwrap().to_vec::<f32>().unwrap(),
+        [0.0, 0.0, 2.0, 3.0, 4.0]
+    );
     assert!(slice_dynamic(&x, &ints(&[0]), &[0], &[6]).is_err());
 }
 
@@ -104,7 +127,12 @@ fn cross_entropy_targets_stay_inside() {
     let logits = Array::zeros::<f32>(&[2, 3]).unwrap();
     assert!(cross_entropy(&logits, &ints(&[0, 3])).is_err());
     let y = cross_entropy(&logits, &lazy(&[0, 99])).unwrap();
-    assert!(y.to_vec::<f32>().unwrap().iter().all(|loss| (loss - 3f32.ln()).abs() < 1e-6));
+    assert!(
+        y.to_vec::<f32>()
+            .unwrap()
+            .iter()
+            .all(|loss| (loss - 3f32.ln()).abs() < 1e-6)
+    );
 }
 
 #[test]
@@ -116,7 +144,13 @@ fn strided_views_stay_inside() {
     assert!(x.as_strided(&[2, 3], &[1, 2], 1).is_err());
     let y = x.as_strided(&[2, 3], &[1, 2], 0).unwrap();
     assert_eq!(y.to_vec::<f32>().unwrap(), [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
-    assert_eq!(x.as_strided(&[3], &[-2], 5).unwrap().to_vec::<f32>().unwrap(), [5.0, 3.0, 1.0]);
+    assert_eq!(
+        x.as_strided(&[3], &[-2], 5)
+            .unwrap()
+            .to_vec::<f32>()
+            .unwrap(),
+        [5.0, 3.0, 1.0]
+    );
 }
 
 #[test]
@@ -124,7 +158,12 @@ fn sizes_that_overflow_are_errors() {
     let big = 1 << 30;
     assert!(Array::zeros::<f32>(&[big, big, 4]).is_err());
     assert!(Array::full(&[big, big, big], 1.0f32).is_err());
-    assert!(Array::scalar(1.0f32).unwrap().broadcast_to(&[big, big, big]).is_err());
+    assert!(
+        Array::scalar(1.0f32)
+            .unwrap()
+            .broadcast_to(&[big, big, big])
+            .is_err()
+    );
     assert!(range(4).tile(&[i32::MAX]).is_err());
     assert!(Array::zeros::<f32>(&[-1]).is_err());
 }
@@ -160,14 +199,23 @@ fn zero_steps_groups_and_heads_are_errors() {
 #[test]
 fn integer_division_never_traps() {
     let (one, zero) = (Array::scalar(1i32).unwrap(), Array::scalar(0i32).unwrap());
-    let (low, minus) = (Array::scalar(i32::MIN).unwrap(), Array::scalar(-1i32).unwrap());
+    let (low, minus) = (
+        Array::scalar(i32::MIN).unwrap(),
+        Array::scalar(-1i32).unwrap(),
+    );
     for (a, b) in [(&one, &zero), (&low, &minus)] {
         assert!(a.floor_divide(b).is_err());
         assert!(a.remainder(b).is_err());
         assert!(a.divmod(b).is_err());
     }
-    assert_eq!(low.floor_divide(&one).unwrap().item::<i32>().unwrap(), i32::MIN);
-    assert_eq!(one.divide(&zero).unwrap().item::<f32>().unwrap(), f32::INFINITY);
+    assert_eq!(
+        low.floor_divide(&one).unwrap().item::<i32>().unwrap(),
+        i32::MIN
+    );
+    assert_eq!(
+        one.divide(&zero).unwrap().item::<f32>().unwrap(),
+        f32::INFINITY
+    );
 }
 
 #[test]
@@ -197,7 +245,15 @@ fn failed_arrays_keep_their_error() {
     }
     let sum = inverse.sum(false).unwrap();
     assert!(sum.item::<f32>().is_err());
-    assert_eq!(Array::scalar(2.0f32).unwrap().square().unwrap().item::<f32>().unwrap(), 4.0);
+    assert_eq!(
+        Array::scalar(2.0f32)
+            .unwrap()
+            .square()
+            .unwrap()
+            .item::<f32>()
+            .unwrap(),
+        4.0
+    );
 }
 
 #[test]
@@ -223,24 +279,45 @@ fn bytes_viewed_as_bool_are_normal() {
 #[test]
 fn reads_check_the_dtype() {
     let x = range(2);
-    assert!(matches!(x.to_vec::<i32>(), Err(Error::DtypeMismatch { .. })));
-    assert!(matches!(x.as_slice::<f64>(), Err(Error::DtypeMismatch { .. })));
+    assert!(matches!(
+        x.to_vec::<i32>(),
+        Err(Error::DtypeMismatch { .. })
+    ));
+    assert!(matches!(
+        x.as_slice::<f64>(),
+        Err(Error::DtypeMismatch { .. })
+    ));
     assert!(x.item::<f32>().is_err());
 }
 
 #[test]
 fn reads_work_for_any_strides() {
     let x = reshape(&range(6), &[2, 3]).unwrap();
-    assert_eq!(x.transpose().unwrap().to_vec::<f32>().unwrap(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    assert_eq!(
+        x.transpose().unwrap().to_vec::<f32>().unwrap(),
+        [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
+    );
     let broadcast = Array::scalar(7i64).unwrap().broadcast_to(&[2, 2]).unwrap();
     assert_eq!(broadcast.to_vec::<i64>().unwrap(), [7; 4]);
-    assert_eq!(x.index(mlx_core::Index::slice(None, None, -1)).unwrap().to_vec::<f32>().unwrap()[0], 3.0);
+    assert_eq!(
+        x.index(mlx_core::Index::slice(None, None, -1))
+            .unwrap()
+            .to_vec::<f32>()
+            .unwrap()[0],
+        3.0
+    );
 }
 
 #[test]
 fn empty_lists_are_errors_and_empty_evals_are_not() {
-    assert!(matches!(mlx_core::ops::shape::concatenate(&[], 0), Err(Error::EmptyInput(_))));
-    assert!(matches!(mlx_core::ops::shape::stack(&[], 0), Err(Error::EmptyInput(_))));
+    assert!(matches!(
+        mlx_core::ops::shape::concatenate(&[], 0),
+        Err(Error::EmptyInput(_))
+    ));
+    assert!(matches!(
+        mlx_core::ops::shape::stack(&[], 0),
+        Err(Error::EmptyInput(_))
+    ));
     eval(&[]).unwrap();
     async_eval(&[]).unwrap();
 }

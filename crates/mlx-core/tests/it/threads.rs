@@ -8,7 +8,12 @@ use mlx_core::{Array, Device, Stream, async_eval};
 #[test]
 fn one_lazy_array_may_be_evaluated_by_many_threads() {
     for _ in 0..50 {
-        let x = Arc::new((&Array::ones::<f32>(&[64]).unwrap() * 2.0).unwrap().exp().unwrap());
+        let x = Arc::new(
+            (&Array::ones::<f32>(&[64]).unwrap() * 2.0)
+                .unwrap()
+                .exp()
+                .unwrap(),
+        );
         thread::scope(|scope| {
             for _ in 0..4 {
                 let x = Arc::clone(&x);
@@ -23,7 +28,10 @@ fn one_lazy_array_may_be_evaluated_by_many_threads() {
 
 #[test]
 fn graphs_cross_threads_before_and_after_evaluation() {
-    let lazy = Array::arange::<f32>(0.0, 8.0, 1.0).unwrap().square().unwrap();
+    let lazy = Array::arange::<f32>(0.0, 8.0, 1.0)
+        .unwrap()
+        .square()
+        .unwrap();
     let back = thread::spawn(move || {
         async_eval(&[&lazy]).unwrap();
         lazy
@@ -35,16 +43,36 @@ fn graphs_cross_threads_before_and_after_evaluation() {
 
 #[test]
 fn threads_leave_no_streams_behind() {
-    let threads = || std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(0);
-    Array::scalar(1.0f32).unwrap().exp().unwrap().eval().unwrap();
+    let threads = || {
+        std::fs::read_dir("/proc/self/task")
+            .map(Iterator::count)
+            .unwrap_or(0)
+    };
+    Array::scalar(1.0f32)
+        .unwrap()
+        .exp()
+        .unwrap()
+        .eval()
+        .unwrap();
     let before = threads();
     for _ in 0..100 {
-        thread::spawn(|| Array::scalar(1.0f32).unwrap().exp().unwrap().eval().unwrap())
-            .join()
-            .unwrap();
+        thread::spawn(|| {
+            Array::scalar(1.0f32)
+                .unwrap()
+                .exp()
+                .unwrap()
+                .eval()
+                .unwrap()
+        })
+        .join()
+        .unwrap();
     }
     // Other tests of this process come and go meanwhile.
-    assert!(threads() < before + 50, "{before} threads became {}", threads());
+    assert!(
+        threads() < before + 50,
+        "{before} threads became {}",
+        threads()
+    );
 }
 
 #[test]
@@ -59,7 +87,9 @@ fn scopes_place_work_and_end_with_panics() {
     });
     assert!(result.is_err());
     assert_eq!(Stream::current(), outside);
-    let y = stream.scope(|| Array::ones::<f32>(&[3])?.sum(false)).unwrap();
+    let y = stream
+        .scope(|| Array::ones::<f32>(&[3])?.sum(false))
+        .unwrap();
     assert_eq!(y.item::<f32>().unwrap(), 3.0);
     stream.synchronize().unwrap();
 }

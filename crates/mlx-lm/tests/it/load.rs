@@ -203,13 +203,19 @@ fn weights_that_are_no_numbers_for_a_layer_are_refused() -> Outcome {
 #[test]
 fn a_loaded_model_serves_several_threads() -> Outcome {
     let model = load(checkpoint(&config("qwen3"))?.path())?;
-    let options = GenerateOptions::default().max_tokens(12).temperature(Some(0.9)).seed(Some(5));
+    let options = GenerateOptions::default()
+        .max_tokens(12)
+        .temperature(Some(0.9))
+        .seed(Some(5));
     let run = || -> Result<String, mlx_lm::Error> { model.generate("The rain", &options)?.text() };
     let expected = run()?;
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
         for thread in threads {
-            assert_eq!(thread.join().expect("no panic").expect("no error"), expected);
+            assert_eq!(
+                thread.join().expect("no panic").expect("no error"),
+                expected
+            );
         }
     });
     Ok(())
