@@ -43,7 +43,7 @@ cases! {
     mistral_with_a_sliding_window: "mistral/sliding",
     qwen2_f32: "qwen2/f32",
     qwen2_bf16: "qwen2/bf16",
-    qwen2_4_bit: "qwen2/q4-f32",
+    qwen2_4_bit: "qwen2/q4-bf16",
     qwen3_f32: "qwen3/f32",
     qwen3_bf16: "qwen3/bf16",
     qwen3_of_4_and_8_bits_and_a_dense_layer: "qwen3/q4-mixed",
@@ -142,9 +142,15 @@ fn check(path: &str) -> Outcome {
     let case = Case::load(path)?;
     let golden = arrays(case.folder.join("golden.safetensors"));
     let (prompt, greedy) = (tokens(&golden["prompt"]), tokens(&golden["greedy"]));
-    let expected = values(&golden["logits"]);
-
     let at_once = case.logits(&prompt, prompt.len())?;
+    // Quantised bfloat16 layers sum in one precision or the other, which the back end decides.
+    let ways = ["logits", "logits_float32_sums"].map(|name| golden.get(name).map(values));
+    let gap = |way: &Vec<f32>| relative_difference(&at_once, way);
+    let expected = ways
+        .into_iter()
+        .flatten()
+        .min_by(|a, b| gap(a).total_cmp(&gap(b)));
+    let expected = expected.ok_or("no logits")?;
     case.close("logits", &at_once, &expected);
     let one_by_one = case.logits(&prompt, 1)?;
     let stepwise = golden.get("steps").map_or(expected, values);

@@ -458,3 +458,19 @@ fn half_products_that_do_not_fit_fail_as_before() {
         [2, 2]
     );
 }
+
+/// The choice is made once for a process, so the other kernels run in processes of their own.
+#[test]
+fn every_set_of_kernels_passes_these_tests() {
+    let program = std::env::current_exe().unwrap();
+    for kernels in ["portable", "avx2", "off"] {
+        let output = std::process::Command::new(&program)
+            .args(["cpu_kernels::", "--skip", "every_set_of_kernels"])
+            .env("MLX_CPU_KERNELS", kernels)
+            .output()
+            .unwrap();
+        let report = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{kernels}: {report}");
+        assert!(report.contains("quantized_products_equal_mlx"), "{report}");
+    }
+}

@@ -12,12 +12,18 @@ const Kernels* choose() {
   return nullptr; // MLX uses Accelerate there.
 #endif
   const char* setting = std::getenv("MLX_CPU_KERNELS");
-  if (setting != nullptr && std::strcmp(setting, "off") == 0) {
+  const auto is = [setting](const char* name) {
+    return setting != nullptr && std::strcmp(setting, name) == 0;
+  };
+  if (is("off")) {
     return nullptr;
+  }
+  if (is("portable")) {
+    return kernels_portable;
   }
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (kernels_avx512 != nullptr && __builtin_cpu_supports("avx512f") &&
+  if (!is("avx2") && kernels_avx512 != nullptr && __builtin_cpu_supports("avx512f") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl")) {
     return kernels_avx512;
