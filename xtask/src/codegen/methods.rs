@@ -89,9 +89,10 @@ fn method(family: &str, function: &syn::ItemFn) -> Option<String> {
         .collect();
     let output = qualify(family, &output.to_token_stream().to_string());
     let call = quote!(ops::#family_ident::#name(self, #(#names),*));
+    let plain = name.to_string().trim_start_matches("r#").to_owned();
     let where_clause = generics.where_clause.to_token_stream();
     Some(format!(
-        "/// See [`ops::{family}::{name}`].\n#[inline]\n#[allow(clippy::missing_errors_doc)]\npub fn {name}{}(&self, {}) {output} {where_clause} {{ {call} }}\n\n",
+        "/// See [`ops::{family}::{plain}`].\n#[inline]\n#[allow(clippy::missing_errors_doc)]\npub fn {name}{}(&self, {}) {output} {where_clause} {{ {call} }}\n\n",
         generics.to_token_stream(),
         params.join(", "),
     ))

@@ -883,7 +883,7 @@ impl Array {
         ops::indexing::slice_update_dynamic(self, update, start, axes)
     }
 
-    /// See [`ops::indexing::r#where`].
+    /// See [`ops::indexing::where`].
     #[inline]
     #[allow(clippy::missing_errors_doc)]
     pub fn r#where(&self, x: &Array, y: &Array) -> Result<Array> {

@@ -8,7 +8,7 @@ use crate::{Array, Dtype, DtypeCategory, Error, Result};
 /// The shapes broadcast. The result has the promoted dtype.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the shapes do not broadcast or the dtypes do not allow it.
+/// [`Error::Op`] if the shapes do not broadcast or the dtypes do not allow it.
 ///
 /// ```
 /// # use mlx_core::{Array, ops::arithmetic::add};
@@ -25,7 +25,7 @@ pub fn add(lhs: &Array, rhs: &Array) -> Result<Array> {
 /// The shapes broadcast. The result has the promoted dtype.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the shapes do not broadcast or the dtypes do not allow it.
+/// [`Error::Op`] if the shapes do not broadcast or the dtypes do not allow it.
 pub fn subtract(lhs: &Array, rhs: &Array) -> Result<Array> {
     ffi::subtract(lhs, rhs)
 }
@@ -35,7 +35,7 @@ pub fn subtract(lhs: &Array, rhs: &Array) -> Result<Array> {
 /// The shapes broadcast. The result has the promoted dtype.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the shapes do not broadcast or the dtypes do not allow it.
+/// [`Error::Op`] if the shapes do not broadcast or the dtypes do not allow it.
 pub fn multiply(lhs: &Array, rhs: &Array) -> Result<Array> {
     ffi::multiply(lhs, rhs)
 }
@@ -45,7 +45,7 @@ pub fn multiply(lhs: &Array, rhs: &Array) -> Result<Array> {
 /// The shapes broadcast. Integers and bool become float32; other dtypes promote.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the shapes do not broadcast or the dtypes do not allow it.
+/// [`Error::Op`] if the shapes do not broadcast or the dtypes do not allow it.
 pub fn divide(lhs: &Array, rhs: &Array) -> Result<Array> {
     ffi::divide(lhs, rhs)
 }
@@ -55,7 +55,7 @@ pub fn divide(lhs: &Array, rhs: &Array) -> Result<Array> {
 /// The shapes broadcast. The result has the promoted dtype.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the shapes do not broadcast or the dtypes do not allow it.
+/// [`Error::Op`] if the shapes do not broadcast or the dtypes do not allow it.
 pub fn power(lhs: &Array, rhs: &Array) -> Result<Array> {
     ffi::power(lhs, rhs)
 }
@@ -65,7 +65,7 @@ pub fn power(lhs: &Array, rhs: &Array) -> Result<Array> {
 /// The shapes broadcast. The result has the promoted dtype.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the shapes do not broadcast or the dtypes do not allow it.
+/// [`Error::Op`] if the shapes do not broadcast or the dtypes do not allow it.
 pub fn maximum(lhs: &Array, rhs: &Array) -> Result<Array> {
     ffi::maximum(lhs, rhs)
 }
@@ -75,7 +75,7 @@ pub fn maximum(lhs: &Array, rhs: &Array) -> Result<Array> {
 /// The shapes broadcast. The result has the promoted dtype.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the shapes do not broadcast or the dtypes do not allow it.
+/// [`Error::Op`] if the shapes do not broadcast or the dtypes do not allow it.
 pub fn minimum(lhs: &Array, rhs: &Array) -> Result<Array> {
     ffi::minimum(lhs, rhs)
 }
@@ -85,7 +85,7 @@ pub fn minimum(lhs: &Array, rhs: &Array) -> Result<Array> {
 /// The shapes broadcast. Integers become float32; other dtypes promote.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the shapes do not broadcast or the dtypes do not allow it.
+/// [`Error::Op`] if the shapes do not broadcast or the dtypes do not allow it.
 pub fn logaddexp(lhs: &Array, rhs: &Array) -> Result<Array> {
     ffi::logaddexp(lhs, rhs)
 }
@@ -95,7 +95,7 @@ pub fn logaddexp(lhs: &Array, rhs: &Array) -> Result<Array> {
 /// The shapes broadcast. Integers become float32; other dtypes promote.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the shapes do not broadcast or the dtypes do not allow it.
+/// [`Error::Op`] if the shapes do not broadcast or the dtypes do not allow it.
 pub fn arctan2(lhs: &Array, rhs: &Array) -> Result<Array> {
     ffi::arctan2(lhs, rhs)
 }
@@ -105,7 +105,7 @@ pub fn arctan2(lhs: &Array, rhs: &Array) -> Result<Array> {
 /// Keeps the dtype; complex64 gives float32.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn abs(a: &Array) -> Result<Array> {
     ffi::abs(a)
 }
@@ -115,7 +115,7 @@ pub fn abs(a: &Array) -> Result<Array> {
 /// Keeps the dtype. Bool is refused.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn negative(a: &Array) -> Result<Array> {
     ffi::negative(a)
 }
@@ -125,7 +125,7 @@ pub fn negative(a: &Array) -> Result<Array> {
 /// Keeps the dtype. Bool is refused.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn positive(a: &Array) -> Result<Array> {
     ffi::positive(a)
 }
@@ -135,7 +135,7 @@ pub fn positive(a: &Array) -> Result<Array> {
 /// Keeps the dtype.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn sign(a: &Array) -> Result<Array> {
     ffi::sign(a)
 }
@@ -145,7 +145,7 @@ pub fn sign(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn reciprocal(a: &Array) -> Result<Array> {
     ffi::reciprocal(a)
 }
@@ -155,7 +155,7 @@ pub fn reciprocal(a: &Array) -> Result<Array> {
 /// Keeps the dtype.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn square(a: &Array) -> Result<Array> {
     ffi::square(a)
 }
@@ -165,7 +165,7 @@ pub fn square(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn sqrt(a: &Array) -> Result<Array> {
     ffi::sqrt(a)
 }
@@ -175,7 +175,7 @@ pub fn sqrt(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn rsqrt(a: &Array) -> Result<Array> {
     ffi::rsqrt(a)
 }
@@ -185,7 +185,7 @@ pub fn rsqrt(a: &Array) -> Result<Array> {
 /// Keeps the dtype.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn floor(a: &Array) -> Result<Array> {
     ffi::floor(a)
 }
@@ -195,7 +195,7 @@ pub fn floor(a: &Array) -> Result<Array> {
 /// Keeps the dtype.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn ceil(a: &Array) -> Result<Array> {
     ffi::ceil(a)
 }
@@ -205,7 +205,7 @@ pub fn ceil(a: &Array) -> Result<Array> {
 /// Keeps the dtype.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn trunc(a: &Array) -> Result<Array> {
     ffi::trunc(a)
 }
@@ -215,7 +215,7 @@ pub fn trunc(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn exp(a: &Array) -> Result<Array> {
     ffi::exp(a)
 }
@@ -225,7 +225,7 @@ pub fn exp(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn expm1(a: &Array) -> Result<Array> {
     ffi::expm1(a)
 }
@@ -235,7 +235,7 @@ pub fn expm1(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn log(a: &Array) -> Result<Array> {
     ffi::log(a)
 }
@@ -245,7 +245,7 @@ pub fn log(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn log2(a: &Array) -> Result<Array> {
     ffi::log2(a)
 }
@@ -255,7 +255,7 @@ pub fn log2(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn log10(a: &Array) -> Result<Array> {
     ffi::log10(a)
 }
@@ -265,7 +265,7 @@ pub fn log10(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn log1p(a: &Array) -> Result<Array> {
     ffi::log1p(a)
 }
@@ -275,7 +275,7 @@ pub fn log1p(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn sin(a: &Array) -> Result<Array> {
     ffi::sin(a)
 }
@@ -285,7 +285,7 @@ pub fn sin(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn cos(a: &Array) -> Result<Array> {
     ffi::cos(a)
 }
@@ -295,7 +295,7 @@ pub fn cos(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn tan(a: &Array) -> Result<Array> {
     ffi::tan(a)
 }
@@ -305,7 +305,7 @@ pub fn tan(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn arcsin(a: &Array) -> Result<Array> {
     ffi::arcsin(a)
 }
@@ -315,7 +315,7 @@ pub fn arcsin(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn arccos(a: &Array) -> Result<Array> {
     ffi::arccos(a)
 }
@@ -325,7 +325,7 @@ pub fn arccos(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn arctan(a: &Array) -> Result<Array> {
     ffi::arctan(a)
 }
@@ -335,7 +335,7 @@ pub fn arctan(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn sinh(a: &Array) -> Result<Array> {
     ffi::sinh(a)
 }
@@ -345,7 +345,7 @@ pub fn sinh(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn cosh(a: &Array) -> Result<Array> {
     ffi::cosh(a)
 }
@@ -355,7 +355,7 @@ pub fn cosh(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn tanh(a: &Array) -> Result<Array> {
     ffi::tanh(a)
 }
@@ -365,7 +365,7 @@ pub fn tanh(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn arcsinh(a: &Array) -> Result<Array> {
     ffi::arcsinh(a)
 }
@@ -375,7 +375,7 @@ pub fn arcsinh(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn arccosh(a: &Array) -> Result<Array> {
     ffi::arccosh(a)
 }
@@ -385,7 +385,7 @@ pub fn arccosh(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn arctanh(a: &Array) -> Result<Array> {
     ffi::arctanh(a)
 }
@@ -395,7 +395,7 @@ pub fn arctanh(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn degrees(a: &Array) -> Result<Array> {
     ffi::degrees(a)
 }
@@ -405,7 +405,7 @@ pub fn degrees(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn radians(a: &Array) -> Result<Array> {
     ffi::radians(a)
 }
@@ -415,7 +415,7 @@ pub fn radians(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn sigmoid(a: &Array) -> Result<Array> {
     ffi::sigmoid(a)
 }
@@ -425,7 +425,7 @@ pub fn sigmoid(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn erf(a: &Array) -> Result<Array> {
     ffi::erf(a)
 }
@@ -435,7 +435,7 @@ pub fn erf(a: &Array) -> Result<Array> {
 /// Integers and bool become float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn erfinv(a: &Array) -> Result<Array> {
     ffi::erfinv(a)
 }
@@ -445,7 +445,7 @@ pub fn erfinv(a: &Array) -> Result<Array> {
 /// complex64 gives float32; other dtypes stay.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn real(a: &Array) -> Result<Array> {
     ffi::real(a)
 }
@@ -455,7 +455,7 @@ pub fn real(a: &Array) -> Result<Array> {
 /// complex64 gives float32; other dtypes give zeros.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn imag(a: &Array) -> Result<Array> {
     ffi::imag(a)
 }
@@ -465,7 +465,7 @@ pub fn imag(a: &Array) -> Result<Array> {
 /// Keeps the dtype.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn conjugate(a: &Array) -> Result<Array> {
     ffi::conjugate(a)
 }
@@ -475,7 +475,7 @@ pub fn conjugate(a: &Array) -> Result<Array> {
 /// Keeps the dtype; negative `decimals` round to tens, hundreds, ….
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
+/// [`Error::Op`] if the dtype does not allow it.
 pub fn round(a: &Array, decimals: i32) -> Result<Array> {
     ffi::round(a, decimals)
 }
@@ -483,7 +483,7 @@ pub fn round(a: &Array, decimals: i32) -> Result<Array> {
 /// Limits the values to `[a_min, a_max]`; `None` leaves a side open. The bounds broadcast.
 ///
 /// # Errors
-/// [`Error::Op`](crate::Error::Op) if both bounds are `None` or the shapes do not broadcast.
+/// [`Error::Op`] if both bounds are `None` or the shapes do not broadcast.
 pub fn clip(a: &Array, a_min: Option<&Array>, a_max: Option<&Array>) -> Result<Array> {
     ffi::clip(a, a_min, a_max)
 }

@@ -212,10 +212,10 @@ pub fn std(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
     ffi::std(a, &every_axis(a.ndim()), keepdims, ddof)
 }
 
-/// [`std`] over some axes; negative axes count from the end.
+/// [`std()`] over some axes; negative axes count from the end.
 ///
 /// # Errors
-/// As [`std`], or if an axis is out of range or named twice.
+/// As [`std()`], or if an axis is out of range or named twice.
 pub fn std_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Array> {
     ffi::std(a, axes, keepdims, ddof)
 }
