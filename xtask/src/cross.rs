@@ -150,11 +150,13 @@ fn compile(compiler: &Compiler, mlx: &Mlx, folder: &Path) -> Result<Vec<PathBuf>
     let shim = sh::root().join(SHIM);
     let mut sources = Vec::new();
     let mut newest_header = modified(&mlx.library)?;
-    for entry in fs::read_dir(&shim).with_context(|| format!("read {SHIM}"))? {
+    let read =
+        |folder: &Path| fs::read_dir(folder).with_context(|| format!("read {}", folder.display()));
+    for entry in read(&shim)?.chain(read(&shim.join("cpu"))?) {
         let path = entry?.path();
         match path.extension().and_then(|e| e.to_str()) {
             Some("cpp") => sources.push(path),
-            Some("h" | "hpp") => newest_header = newest_header.max(modified(&path)?),
+            Some("h" | "hpp" | "inl") => newest_header = newest_header.max(modified(&path)?),
             _ => {}
         }
     }

@@ -2,6 +2,7 @@ use std::{
     fs,
     io::{self, Read},
     path::{Component, Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use super::{Error, Package, Result, cache::create_dir};
@@ -132,6 +133,9 @@ fn installed_path(path: &Path) -> PathBuf {
 /// the manifest reveal one that a power failure cut short.
 const SYNC_FROM: u64 = 64 * 1024;
 
+/// 1980, the earliest date of archives, after 1970: older than any build.
+const ZIP_EPOCH: Duration = Duration::from_secs(315_532_800);
+
 /// Writes a new file; a large one is on the disk when this returns.
 pub(super) fn write_new(path: &Path, from: &mut dyn Read, mode: u32) -> Result<u64> {
     let failed = |e| Error::cache("write", path, e);
@@ -144,6 +148,9 @@ pub(super) fn write_new(path: &Path, from: &mut dyn Read, mode: u32) -> Result<u
     }
     let mut file = options.open(path).map_err(failed)?;
     let count = io::copy(from, &mut file).map_err(failed)?;
+    // A build script that fetches a package also asks Cargo to watch it, and Cargo would take a
+    // file that is younger than the script's run for a change and build everything once more.
+    let _ = file.set_modified(SystemTime::UNIX_EPOCH + ZIP_EPOCH);
     if count >= SYNC_FROM {
         file.sync_all().map_err(failed)?;
     }
