@@ -6,6 +6,7 @@
 //! the caller. A model reads its position and mask from it, so that the same
 //! code serves a first pass, chunked prefill and single-token decoding.
 
+mod attend;
 mod kv;
 mod rotating;
 
@@ -13,8 +14,9 @@ use std::any::Any;
 use std::fmt::Debug;
 
 use mlx_core::Array;
-use mlx_nn::{Mask, scaled_dot_product_attention};
+use mlx_nn::{Mask, Offset};
 
+pub use attend::Attend;
 pub use kv::KvCache;
 pub use rotating::RotatingCache;
 
@@ -34,7 +36,16 @@ pub(crate) const STEP: i32 = 256;
 /// [`Any`].
 pub trait LayerCache: Any + Debug + Send + Sync {
     /// Tokens seen so far, which is the position of the next one.
+    ///
+    /// In a batch of sequences that started apart, this counts the longest;
+    /// [`positions`](LayerCache::positions) tells them apart.
     fn offset(&self) -> i32;
+
+    /// The position of each sequence's next token, which is what a rotary
+    /// embedding wants.
+    fn positions(&self) -> Offset<'_> {
+        Offset::Shared(self.offset())
+    }
 
     /// The mask for the next `length` tokens, to be computed once per pass and
     /// shared by layers of the same kind.
@@ -60,13 +71,10 @@ pub trait LayerCache: Any + Debug + Send + Sync {
         queries: &Array,
         keys: &Array,
         values: &Array,
-        scale: f32,
-        mask: &Mask,
+        attend: Attend<'_>,
     ) -> Result<Array> {
         let (keys, values) = self.update(keys, values)?;
-        Ok(scaled_dot_product_attention(
-            queries, &keys, &values, scale, mask,
-        )?)
+        attend.compute(queries, &keys, &values)
     }
 
     /// The arrays behind the cache, for evaluating or saving it.

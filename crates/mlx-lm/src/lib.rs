@@ -17,5 +17,5 @@ pub mod tokenizer;
 pub use error::{Error, Result};
 pub use generate::{CancelFlag, FinishReason, GenerateOptions, Generation, Segment, Stats};
 pub use load::{LoadProgress, LoadedModel, Loader, load};
-pub use registry::{LanguageModel, Registry};
+pub use registry::{Input, LanguageModel, Registry};
 pub use sample::{Sampler, SamplingOptions};

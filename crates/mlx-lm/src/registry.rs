@@ -10,17 +10,73 @@ use serde_json::{Map, Value};
 use crate::cache::{Cache, CacheOptions, LayerCache};
 use crate::{Error, Result, models};
 
+/// What goes into a pass through a model.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// Token ids `[B, L]`.
+    pub tokens: &'a Array,
+    /// What to use in place of the tokens' own embeddings, `[B, L, D]`: image
+    /// features, a soft prompt. Models that look tokens up again further down
+    /// still take those from `tokens`.
+    pub embeddings: Option<&'a Array>,
+}
+
+impl<'a> Input<'a> {
+    /// Tokens that are embedded by the model itself.
+    #[must_use]
+    pub const fn tokens(tokens: &'a Array) -> Self {
+        Self {
+            tokens,
+            embeddings: None,
+        }
+    }
+
+    /// The given embeddings, or else what `embed` makes of the tokens.
+    ///
+    /// # Errors
+    /// Whatever `embed` returns.
+    pub fn embedded(&self, embed: impl FnOnce(&Array) -> Result<Array>) -> Result<Array> {
+        match self.embeddings {
+            Some(embeddings) => Ok(embeddings.clone()),
+            None => embed(self.tokens),
+        }
+    }
+}
+
 /// A decoder-only language model.
 ///
 /// Object-safe: callers hold a `Box<dyn LanguageModel>` and never name the
 /// architecture.
 pub trait LanguageModel: Module + Debug + Send + Sync {
-    /// Runs tokens `[B, L]` through the model, extends the cache by them and
-    /// returns logits `[B, L, V]`. Lazy: nothing is computed yet.
+    /// What the first layer sees of tokens `[B, L]`: `[B, L, D]`, scaled if the
+    /// model scales its embeddings.
+    ///
+    /// # Errors
+    /// Fails if `tokens` are not integers.
+    fn embed(&self, tokens: &Array) -> Result<Array>;
+
+    /// Runs an input through all layers and the last norm, and extends the cache
+    /// by it: `[B, L, D]`. Lazy: nothing is computed yet.
     ///
     /// # Errors
     /// Fails if `cache` was not made by this model, or if a shape does not fit.
-    fn forward(&self, tokens: &Array, cache: &mut [Box<dyn LayerCache>]) -> Result<Array>;
+    fn hidden(&self, input: Input<'_>, cache: &mut [Box<dyn LayerCache>]) -> Result<Array>;
+
+    /// The output head: hidden states `[B, L, D]` to logits `[B, L, V]`. Callers
+    /// that need the last position alone pass just that one.
+    ///
+    /// # Errors
+    /// Fails if `hidden` has another width.
+    fn logits(&self, hidden: &Array) -> Result<Array>;
+
+    /// [`hidden`](Self::hidden) and [`logits`](Self::logits) of all positions:
+    /// tokens `[B, L]` to logits `[B, L, V]`.
+    ///
+    /// # Errors
+    /// As the two.
+    fn forward(&self, tokens: &Array, cache: &mut [Box<dyn LayerCache>]) -> Result<Array> {
+        self.logits(&self.hidden(Input::tokens(tokens), cache)?)
+    }
 
     /// An empty cache, one entry per layer.
     fn make_cache(&self, options: &CacheOptions) -> Cache;

@@ -3,14 +3,13 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use mlx_core::ops::indexing::slice;
 use mlx_core::ops::shape::reshape;
 use mlx_core::{Array, async_eval, eval, memory};
 
 use super::options::{CancelFlag, GenerateOptions};
 use crate::cache::{Cache, CacheOptions};
 use crate::sample::{Sampler, SamplingOptions};
-use crate::{Error, LanguageModel, Result};
+use crate::{Error, Input, LanguageModel, Result};
 
 /// Freed buffers go back to the system after this many tokens.
 const CLEAR_CACHE_EVERY: usize = 256;
@@ -108,8 +107,9 @@ impl<'a> Tokens<'a> {
             self.cancel.check()?;
             let count = self.prefill_step_size.min(self.prompt.len() - 1);
             let chunk: Vec<u32> = self.prompt.drain(..count).collect();
-            // The logits stay lazy and are never computed; the cache is what counts.
-            drop(self.model.forward(&row(&chunk)?, &mut self.cache)?);
+            // The hidden states stay lazy and are never computed; the cache is what counts.
+            let tokens = row(&chunk)?;
+            drop(self.model.hidden(Input::tokens(&tokens), &mut self.cache)?);
             let state: Vec<&Array> = self.cache.iter().flat_map(|layer| layer.state()).collect();
             eval(&state)?;
             if total > self.prefill_step_size {
@@ -131,16 +131,10 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// The graph of one step: tokens `[1, L]` in, the next token `[1]` out.
+    /// The graph of one step: a token `[1, 1]` in, the next token `[1]` out.
     fn step(&mut self, tokens: &Array) -> Result<Array> {
         let logits = self.model.forward(tokens, &mut self.cache)?;
-        let (length, vocab) = (logits.dim(1)?, logits.dim(2)?);
-        let last = if length == 1 {
-            logits
-        } else {
-            slice(&logits, &[0, length - 1, 0], &[1, length, vocab])?
-        };
-        self.sampler.sample(&reshape(&last, &[1, vocab])?)
+        self.sampler.sample(&reshape(&logits, &[1, -1])?)
     }
 
     fn advance(&mut self) -> Result<u32> {

@@ -16,9 +16,9 @@ use mlx_nn::{
 use serde::Deserialize;
 
 use super::sanitize;
-use crate::cache::{Cache, CacheOptions, LayerCache, Masks, attention_cache};
+use crate::cache::{Attend, Cache, CacheOptions, LayerCache, Masks, attention_cache};
 use crate::config;
-use crate::registry::ConfigMap;
+use crate::registry::{ConfigMap, Input};
 use crate::{LanguageModel, Result};
 
 /// The keys of `config.json` that shape a Qwen2 model.
@@ -175,11 +175,11 @@ impl Attention {
         let keys = split(self.k_proj.forward(x)?, self.num_key_value_heads)?;
         let values = split(self.v_proj.forward(x)?, self.num_key_value_heads)?;
 
-        let offset = cache.offset();
-        let queries = self.rope.forward(&queries, offset)?;
-        let keys = self.rope.forward(&keys, offset)?;
+        let queries = self.rope.forward(&queries, cache.positions())?;
+        let keys = self.rope.forward(&keys, cache.positions())?;
 
-        let output = cache.attend(&queries, &keys, &values, self.scale, mask)?;
+        let attend = Attend::new(self.scale, mask);
+        let output = cache.attend(&queries, &keys, &values, attend)?;
         let output = reshape(
             &transpose_axes(&output, &[0, 2, 1, 3])?,
             &[batch, length, -1],
@@ -296,21 +296,25 @@ impl Model {
 }
 
 impl LanguageModel for Model {
-    fn forward(&self, tokens: &Array, cache: &mut [Box<dyn LayerCache>]) -> Result<Array> {
+    fn embed(&self, tokens: &Array) -> Result<Array> {
+        Ok(self.model.embed_tokens.forward(tokens)?)
+    }
+
+    fn hidden(&self, input: Input<'_>, cache: &mut [Box<dyn LayerCache>]) -> Result<Array> {
         let layers = &self.model.layers;
-        let mut x = self.model.embed_tokens.forward(tokens)?; // [B, L, D]
-        let masks = Masks::new(
-            cache,
-            layers.iter().map(|layer| layer.window),
-            tokens.dim(1)?,
-        )?;
+        let mut x = input.embedded(|tokens| self.embed(tokens))?; // [B, L, D]
+        let windows = layers.iter().map(|layer| layer.window);
+        let masks = Masks::new(cache, windows, x.dim(1)?)?;
         for (layer, cache) in layers.iter().zip(cache) {
             x = layer.forward(&x, masks.of(layer.window), cache.as_mut())?;
         }
-        let x = self.model.norm.forward(&x)?;
+        Ok(self.model.norm.forward(&x)?)
+    }
+
+    fn logits(&self, hidden: &Array) -> Result<Array> {
         Ok(match &self.lm_head {
-            Some(lm_head) => lm_head.forward(&x)?,
-            None => self.model.embed_tokens.as_linear(&x)?,
+            Some(lm_head) => lm_head.forward(hidden)?,
+            None => self.model.embed_tokens.as_linear(hidden)?,
         })
     }
 

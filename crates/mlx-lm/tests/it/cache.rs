@@ -4,7 +4,9 @@ use mlx_core::Array;
 use mlx_core::ops::indexing::slice;
 use mlx_core::ops::random;
 use mlx_core::ops::shape::concatenate;
-use mlx_lm::cache::{CacheOptions, KvCache, LayerCache, RotatingCache, attention_cache, trim};
+use mlx_lm::cache::{
+    Attend, CacheOptions, KvCache, LayerCache, RotatingCache, attention_cache, trim,
+};
 use mlx_nn::{Mask, scaled_dot_product_attention};
 
 use crate::support::{Outcome, distance};
@@ -42,8 +44,7 @@ fn compare(
             &span(&queries, start, stop)?,
             &span(&keys, start, stop)?,
             &span(&values, start, stop)?,
-            0.5,
-            &mask,
+            Attend::new(0.5, &mask),
         )?;
         outputs.push(output);
         start = stop;
@@ -183,5 +184,40 @@ fn shapes_that_do_not_fit_leave_the_cache_usable() -> Outcome {
         distance(&kept, &concatenate(&[&noise(1, 3)?, &noise(5, 1)?], 2)?)?,
         0.0
     );
+    Ok(())
+}
+
+/// The softcap path against the formula, spelled out with plain operations.
+#[test]
+fn capped_scores_equal_the_formula() -> Outcome {
+    let array = |shape: &[i32], seed: u64| {
+        let key = mlx_core::ops::random::key(seed)?;
+        mlx_core::ops::random::normal::<f32>(0.0, 1.0, shape, Some(&key))
+    };
+    let (queries, keys, values) = (
+        array(&[2, 4, 3, 8], 0)?,
+        array(&[2, 2, 5, 8], 1)?,
+        array(&[2, 2, 5, 8], 2)?,
+    );
+    let causal = mlx_nn::create_causal_mask(3, 2, None)?;
+    let repeat = |x: &Array| mlx_core::ops::shape::repeat_axis(x, 2, 1);
+    let scores = queries.matmul(&repeat(&keys)?.swapaxes(-1, -2)?)?;
+    let scores = ((scores * 0.5)?.divide(&Array::scalar(2.0_f32)?)?.tanh()? * 2.0)?;
+    let hidden = Array::scalar(f32::NEG_INFINITY)?;
+    let scores = mlx_core::ops::indexing::r#where(&causal, &scores, &hidden)?;
+    let expected = scores.softmax(&[-1])?.matmul(&repeat(&values)?)?;
+    let expected = expected.to_vec::<f32>()?;
+    let per_head = mlx_core::ops::shape::broadcast_to(&causal, &[2, 4, 3, 5])?;
+    for mask in [
+        Mask::Causal,
+        Mask::Array(causal.clone()),
+        Mask::Array(per_head),
+    ] {
+        let attend = Attend::new(0.5, &mask).softcap(Some(2.0));
+        let output = attend.compute(&queries, &keys, &values)?;
+        for (found, expected) in output.to_vec::<f32>()?.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-5, "{found} for {expected}");
+        }
+    }
     Ok(())
 }
