@@ -394,7 +394,36 @@ def optimizer(out):
     group.write(out, "optimizer")
 
 
+def switch(out):
+    """Layers of experts: few tokens, and enough of them to be sorted by expert."""
+    from mlx_lm.models.switch_layers import SwitchGLU, SwitchLinear, SwitchMLP
+
+    group = Group(9)
+    chosen = mx.array(group.random.integers(0, 5, (3, 2)), dtype=mx.uint32)
+    layer = SwitchLinear(8, 6, 5)
+    group.layer("linear", layer, group.normal(3, 1, 1, 8), call=lambda x: layer(x, chosen))
+    group.add("linear", indices=chosen)
+    for case, tokens in (("few", 5), ("many", 40)):
+        chosen = mx.array(group.random.integers(0, 5, (2, tokens, 2)), dtype=mx.uint32)
+        x = group.normal(2, tokens, 8)
+        for name, block in (("glu", SwitchGLU(8, 12, 5, bias=True)), ("mlp", SwitchMLP(8, 12, 5))):
+            group.layer(f"{name}.{case}", block, x, call=lambda x: block(x, chosen))
+            group.add(f"{name}.{case}", indices=chosen)
+    settings = [("affine", 4, 32), ("affine", 8, 64), ("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)]
+    chosen = mx.array(group.random.integers(0, 3, (4, 2)), dtype=mx.uint32)
+    x = group.normal(4, 1, 1, 64)
+    for mode, bits, group_size in settings:
+        layer = SwitchLinear(64, 8, 3)
+        layer.weight = group.normal(3, 8, 64)
+        layer.bias = group.normal(3, 8)
+        quantized = layer.to_quantized(group_size, bits, mode)
+        case = f"quantized.{mode}.{bits}.{group_size}"
+        group.add(case, dense=layer.weight, x=x, indices=chosen, y=quantized(x, chosen), **quantized.parameters())
+    group.write(out, "switch")
+
+
 def generate(out, args):
+    switch(out)
     layers(out)
     loss(out)
     optimizer(out)

@@ -23,6 +23,7 @@ mod positional;
 mod recurrent;
 mod rope;
 mod sequential;
+mod switch;
 mod transformer;
 mod upsample;
 mod weight;
@@ -53,6 +54,7 @@ pub use positional::{Alibi, SinusoidalPositionalEncoding};
 pub use recurrent::{Gru, Lstm, LstmSteps, Rnn};
 pub use rope::{Factors, Offset, Rope, RopeKind, RopeParameters, RopeParametersField};
 pub use sequential::{CloneLayer, Sequential, UnaryLayer};
+pub use switch::{SwitchGlu, SwitchLinear, SwitchMlp};
 pub use transformer::{
     MultiHeadAttention, MultiHeadAttentionDims, Transformer, TransformerDecoder,
     TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer, TransformerOptions,

@@ -4,8 +4,8 @@ use mlx_core::{
     Array, Dtype,
     ops::{
         indexing::take,
-        linalg_basic::{addmm, matmul},
-        quantized::{dequantize, quantize, quantized_matmul},
+        linalg_basic::{addmm, gather_mm, matmul},
+        quantized::{GatherIndices, dequantize, gather_qmm, quantize, quantized_matmul},
         shape::swapaxes,
     },
 };
@@ -111,6 +111,31 @@ impl Weight {
         }
     }
 
+    /// Computes `x W[e]ᵀ` with the matrix that `indices` names: `x [.., M, in]` and
+    /// `indices [..] → [.., M, out]`. `sorted` promises that the flattened indices ascend.
+    ///
+    /// # Errors
+    /// [`Error::NotLoaded`], or [`Error::Core`] if the shapes do not fit or an index is outside.
+    pub fn apply_experts(
+        &self,
+        layer: &'static str,
+        x: &Array,
+        indices: &Array,
+        sorted: bool,
+    ) -> Result<Array> {
+        match self {
+            Self::Unloaded { shape } => Err(Error::NotLoaded {
+                layer,
+                shape: shape.clone(),
+            }),
+            Self::Dense(weight) => {
+                let transposed = swapaxes(weight, -1, -2)?;
+                Ok(gather_mm(x, &transposed, None, Some(indices), sorted)?)
+            }
+            Self::Quantized(weight) => weight.gather_matmul(x, indices, sorted),
+        }
+    }
+
     /// Looks up rows of a `[n, dims]` weight: `ids [..] → [.., dims]`.
     ///
     /// # Errors
@@ -174,6 +199,24 @@ impl QuantizedWeight {
             &self.codes,
             &self.scales,
             biases,
+            true,
+            layout,
+        )?)
+    }
+
+    fn gather_matmul(&self, x: &Array, indices: &Array, sorted: bool) -> Result<Array> {
+        let (biases, layout) = (self.biases.as_ref(), self.quantization.into());
+        let indices = GatherIndices {
+            lhs: None,
+            rhs: Some(indices),
+            sorted,
+        };
+        Ok(gather_qmm(
+            x,
+            &self.codes,
+            &self.scales,
+            biases,
+            indices,
             true,
             layout,
         )?)

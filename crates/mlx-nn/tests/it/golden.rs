@@ -6,7 +6,7 @@ use std::{
 };
 
 use mlx_core::Array;
-use mlx_nn::{Module, Weights, update};
+use mlx_nn::{LayerQuantization, Module, QuantMode, Weights, update};
 use mlx_transforms::vjp;
 
 pub(crate) type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -182,4 +182,23 @@ fn values(array: &Array) -> Result<Vec<f64>, String> {
 
 fn largest(values: &[f64]) -> f64 {
     values.iter().map(|value| value.abs()).fold(0.0, f64::max)
+}
+
+/// The arrays of a golden case that belong to a checkpoint.
+pub(crate) fn checkpoint(golden: &Golden, case: &str) -> Weights {
+    let parts = ["weight", "scales", "biases", "bias"];
+    parts
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), golden.find(case, name)?)))
+        .collect()
+}
+
+/// `quantized.<mode>.<bits>.<group_size>`
+pub(crate) fn settings(case: &str) -> Result<LayerQuantization, Box<dyn std::error::Error>> {
+    let parts: Vec<&str> = case.split('.').collect();
+    let mode: QuantMode = serde_json::from_value(parts[1].into())?;
+    let mut settings = LayerQuantization::new(mode);
+    settings.bits = parts[2].parse()?;
+    settings.group_size = parts[3].parse()?;
+    Ok(settings)
 }

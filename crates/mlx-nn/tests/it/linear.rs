@@ -2,11 +2,11 @@
 
 use mlx_core::{Array, Dtype};
 use mlx_nn::{
-    Embedding, Error, LayerQuantization, Linear, LoadOptions, QuantMode, Quantization, Sequential,
-    Weight, Weights, load_weights, parameter_count, parameters, quantize, trainable_parameters,
+    Embedding, Error, LayerQuantization, Linear, LoadOptions, Quantization, Sequential, Weight,
+    load_weights, parameter_count, parameters, quantize, trainable_parameters,
 };
 
-use crate::golden::{Golden, TestResult};
+use crate::golden::{Golden, TestResult, checkpoint, settings};
 
 #[test]
 fn dense_layers_equal_python() -> TestResult {
@@ -29,25 +29,6 @@ fn dense_layers_equal_python() -> TestResult {
         "logits",
         &table.as_linear(&golden.get("embedding", "x")?)?,
     )
-}
-
-/// The arrays of a golden case that belong to a checkpoint.
-fn checkpoint(golden: &Golden, case: &str) -> Weights {
-    let parts = ["weight", "scales", "biases", "bias"];
-    parts
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), golden.find(case, name)?)))
-        .collect()
-}
-
-/// `quantized.<mode>.<bits>.<group_size>`
-fn settings(case: &str) -> Result<LayerQuantization, Box<dyn std::error::Error>> {
-    let parts: Vec<&str> = case.split('.').collect();
-    let mode: QuantMode = serde_json::from_value(parts[1].into())?;
-    let mut settings = LayerQuantization::new(mode);
-    settings.bits = parts[2].parse()?;
-    settings.group_size = parts[3].parse()?;
-    Ok(settings)
 }
 
 #[test]

@@ -9,4 +9,5 @@ mod load;
 mod loss;
 mod optimizer;
 mod rope;
+mod switch;
 mod train;
