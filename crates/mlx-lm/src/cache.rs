@@ -7,8 +7,12 @@
 //! code serves a first pass, chunked prefill and single-token decoding.
 
 mod attend;
+mod chunked;
+mod kinds;
 mod kv;
+mod list;
 mod rotating;
+mod state;
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -17,8 +21,14 @@ use mlx_core::Array;
 use mlx_nn::{Mask, Offset};
 
 pub use attend::Attend;
+pub use chunked::ChunkedKvCache;
+pub use kinds::{KindMasks, LayerKind, as_list, as_state, downcast};
 pub use kv::KvCache;
+pub use list::CacheList;
 pub use rotating::RotatingCache;
+pub use state::StateCache;
+
+pub(crate) use kinds::foreign;
 
 use crate::{Error, Result};
 
@@ -32,8 +42,19 @@ pub(crate) const STEP: i32 = 256;
 ///
 /// Attention layers use it through [`attend`](LayerCache::attend), which leaves
 /// the storage format to the cache. A layer with another kind of state (a
-/// convolution, a recurrence) downcasts to the type that it made, by way of
-/// [`Any`].
+/// convolution, a recurrence) gets the type that it made with [`as_state`],
+/// [`as_list`] or [`downcast`], which refuse any other.
+///
+/// By convention, [`make_cache`](crate::LanguageModel::make_cache) gives each
+/// layer an entry, in the order of the layers:
+///
+/// | layer | entry |
+/// |---|---|
+/// | attention, with or without a window | [`attention_cache`] |
+/// | attention within chunks | [`ChunkedKvCache`] |
+/// | recurrence, convolution | [`StateCache`] |
+/// | several of them at once | [`CacheList`], attention first |
+/// | no memory, or another layer's keys and values | [`StateCache`] without slots |
 pub trait LayerCache: Any + Debug + Send + Sync {
     /// Tokens seen so far, which is the position of the next one.
     ///
@@ -75,6 +96,16 @@ pub trait LayerCache: Any + Debug + Send + Sync {
     ) -> Result<Array> {
         let (keys, values) = self.update(keys, values)?;
         attend.compute(queries, &keys, &values)
+    }
+
+    /// Attends to what is kept already and adds nothing: for layers that share
+    /// the keys and values of an earlier one, once that one has run.
+    ///
+    /// # Errors
+    /// Fails if the cache is empty, keeps no keys, or if shapes do not fit.
+    fn attend_kept(&self, queries: &Array, attend: Attend<'_>) -> Result<Array> {
+        let _ = (queries, attend);
+        Err(foreign("keys and values", "none"))
     }
 
     /// The arrays behind the cache, for evaluating or saving it.

@@ -5,7 +5,7 @@ use mlx_core::ops::indexing::{slice, slice_update};
 use mlx_core::ops::shape::concatenate;
 use mlx_nn::Mask;
 
-use super::{LayerCache, STEP};
+use super::{Attend, LayerCache, STEP, foreign};
 use crate::Result;
 
 /// Keys and values of every token seen, in buffers that grow by 256 positions.
@@ -23,6 +23,51 @@ impl KvCache {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// All keys and values kept.
+    pub(super) fn kept(&self) -> Result<(Array, Array)> {
+        match &self.buffers {
+            Some((keys, values)) => Ok((head(keys, self.offset)?, head(values, self.offset)?)),
+            None => Err(foreign("keys and values", "none")),
+        }
+    }
+
+    /// Forgets the oldest `count` positions.
+    pub(super) fn drop_front(&mut self, count: i32) -> Result<()> {
+        let count = count.clamp(0, self.offset);
+        if let Some((keys, values)) = &self.buffers {
+            self.buffers = if count == self.offset {
+                None
+            } else {
+                Some((
+                    span(keys, count, self.offset)?,
+                    span(values, count, self.offset)?,
+                ))
+            };
+        }
+        self.offset -= count;
+        Ok(())
+    }
+
+    /// Adds keys and values at the end.
+    pub(super) fn append(&mut self, keys: &Array, values: &Array) -> Result<()> {
+        let end = self.offset + keys.dim(2)?;
+        let (key_buffer, value_buffer) = match &self.buffers {
+            Some((key_buffer, value_buffer)) if end <= key_buffer.dim(2)? => {
+                (key_buffer.clone(), value_buffer.clone())
+            }
+            Some((key_buffer, value_buffer)) => (
+                self.grown(keys, Some(key_buffer))?,
+                self.grown(values, Some(value_buffer))?,
+            ),
+            None => (self.grown(keys, None)?, self.grown(values, None)?),
+        };
+        let key_buffer = write(&key_buffer, keys, self.offset)?;
+        let value_buffer = write(&value_buffer, values, self.offset)?;
+        self.buffers = Some((key_buffer, value_buffer));
+        self.offset = end;
+        Ok(())
     }
 
     fn grown(&self, like: &Array, buffer: Option<&Array>) -> Result<Array> {
@@ -54,23 +99,13 @@ impl LayerCache for KvCache {
     }
 
     fn update(&mut self, keys: &Array, values: &Array) -> Result<(Array, Array)> {
-        let end = self.offset + keys.dim(2)?;
-        let (key_buffer, value_buffer) = match &self.buffers {
-            Some((key_buffer, value_buffer)) if end <= key_buffer.dim(2)? => {
-                (key_buffer.clone(), value_buffer.clone())
-            }
-            Some((key_buffer, value_buffer)) => (
-                self.grown(keys, Some(key_buffer))?,
-                self.grown(values, Some(value_buffer))?,
-            ),
-            None => (self.grown(keys, None)?, self.grown(values, None)?),
-        };
-        let key_buffer = write(&key_buffer, keys, self.offset)?;
-        let value_buffer = write(&value_buffer, values, self.offset)?;
-        let kept = (head(&key_buffer, end)?, head(&value_buffer, end)?);
-        self.buffers = Some((key_buffer, value_buffer));
-        self.offset = end;
-        Ok(kept)
+        self.append(keys, values)?;
+        self.kept()
+    }
+
+    fn attend_kept(&self, queries: &Array, attend: Attend<'_>) -> Result<Array> {
+        let (keys, values) = self.kept()?;
+        attend.compute(queries, &keys, &values)
     }
 
     fn state(&self) -> Vec<&Array> {

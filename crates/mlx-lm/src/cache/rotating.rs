@@ -7,7 +7,7 @@ use mlx_core::ops::shape::concatenate;
 use mlx_nn::{Mask, create_causal_mask};
 
 use super::kv::{head, span, write};
-use super::{LayerCache, STEP};
+use super::{Attend, LayerCache, STEP, foreign};
 use crate::Result;
 
 /// Keys and values of the newest `max_size` tokens and of the first `keep` ones.
@@ -164,6 +164,14 @@ impl LayerCache for RotatingCache {
         self.buffers = Some((key_buffer.clone(), value_buffer.clone()));
         let kept = self.len()?;
         Ok((head(&key_buffer, kept)?, head(&value_buffer, kept)?))
+    }
+
+    fn attend_kept(&self, queries: &Array, attend: Attend<'_>) -> Result<Array> {
+        let Some((keys, values)) = &self.buffers else {
+            return Err(foreign("keys and values", "none"));
+        };
+        let kept = self.len()?;
+        attend.compute(queries, &head(keys, kept)?, &head(values, kept)?)
     }
 
     fn state(&self) -> Vec<&Array> {

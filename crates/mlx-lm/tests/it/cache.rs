@@ -12,7 +12,7 @@ use mlx_nn::{Mask, scaled_dot_product_attention};
 use crate::support::{Outcome, distance};
 
 /// Keys or values of `length` positions, `[1, 2, length, 4]`.
-fn noise(seed: u64, length: i32) -> mlx_core::Result<Array> {
+pub(crate) fn noise(seed: u64, length: i32) -> mlx_core::Result<Array> {
     random::normal::<f32>(0.0, 1.0, &[1, 2, length, 4], Some(&random::key(seed)?))
 }
 
@@ -22,7 +22,7 @@ fn span(array: &Array, start: i32, stop: i32) -> mlx_core::Result<Array> {
 
 /// Feeds `history` in pieces and compares each output with attention over the
 /// positions that `visible` says a query may see.
-fn compare(
+pub(crate) fn compare(
     cache: &mut dyn LayerCache,
     pieces: &[i32],
     visible: impl Fn(i32, i32) -> bool,
