@@ -9,6 +9,7 @@ mod autograd_contract;
 mod cli_errors;
 mod cpu_kernels;
 mod damaged_files;
+mod distributed;
 mod lm_parity;
 mod minilm;
 mod prose;

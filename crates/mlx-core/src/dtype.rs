@@ -1,5 +1,9 @@
 //! Element types of arrays.
 
+mod info;
+
+pub use info::{FloatInfo, IntInfo, result_type};
+
 use std::fmt;
 
 /// The type of an array's elements.

@@ -64,7 +64,7 @@ pub enum Error {
     },
 
     /// Reading or writing a file failed.
-    #[error("{}", path.display())]
+    #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,

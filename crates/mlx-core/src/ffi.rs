@@ -10,14 +10,19 @@
 
 #[cfg(target_os = "linux")]
 pub mod blas;
+mod deep;
+pub(crate) mod distributed;
+pub(crate) mod kernel;
 pub mod lock;
 pub(crate) mod mmap;
 #[path = "ffi/ops.gen.rs"]
 pub(crate) mod ops;
 pub(crate) mod runtime;
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
+
+pub use deep::{deep, fits};
 
 use crate::{Array, Dtype, Element, Error, Result};
 
@@ -361,6 +366,99 @@ pub(crate) fn async_eval(arrays: &[&Array]) -> Result<()> {
     }
 }
 
+/// How the shim waits: without the lock, so that other threads go on meanwhile.
+pub(crate) unsafe extern "C" fn wait_unlocked(
+    body: Option<unsafe extern "C" fn(*mut c_void)>,
+    context: *mut c_void,
+) {
+    if let Some(body) = body {
+        // SAFETY: the shim's own function with its own context; it throws nothing.
+        lock::unlocked(|| unsafe { body(context) });
+    }
+}
+
+/// Stores a text of the shim's in the `String` that is its context.
+pub(crate) unsafe extern "C" fn visit_text(context: *mut c_void, text: *const c_char) {
+    // SAFETY: `context` is the caller's string, not otherwise borrowed during the call.
+    let out = unsafe { &mut *context.cast::<String>() };
+    if !text.is_null() {
+        // SAFETY: the shim's texts are NUL-terminated and outlive the call.
+        *out = unsafe { CStr::from_ptr(text) }
+            .to_string_lossy()
+            .into_owned();
+    }
+}
+
+/// The order of contraction and MLX's report on it.
+pub(crate) fn einsum_path(
+    subscripts: &str,
+    operands: &[&Array],
+) -> Result<(Vec<Vec<usize>>, String)> {
+    struct Path {
+        steps: Vec<Vec<usize>>,
+        report: String,
+    }
+    unsafe extern "C" fn visit_step(context: *mut c_void, operands: *const i32, n: usize) {
+        // SAFETY: `context` is the path below, not otherwise borrowed during the call.
+        let path = unsafe { &mut *context.cast::<Path>() };
+        let step = (0..n)
+            // SAFETY: the shim passes `n` numbers.
+            .filter_map(|i| usize::try_from(unsafe { operands.add(i).read() }).ok())
+            .collect();
+        path.steps.push(step);
+    }
+    unsafe extern "C" fn visit_report(context: *mut c_void, text: *const c_char) {
+        // SAFETY: as in `visit_step`.
+        let path = unsafe { &mut *context.cast::<Path>() };
+        // SAFETY: the report is a string, not otherwise borrowed.
+        unsafe { visit_text((&raw mut path.report).cast(), text) };
+    }
+    let mut path = Path {
+        steps: Vec::new(),
+        report: String::new(),
+    };
+    let _guard = runtime::enter();
+    let mut error = error_slot();
+    // SAFETY: text and handles with their true lengths; the visits happen during this call.
+    let status = unsafe {
+        mlx_sys::einsum_path(
+            subscripts.as_ptr().cast(),
+            subscripts.len(),
+            operands.as_ptr().cast(),
+            operands.len(),
+            (&raw mut path).cast(),
+            Some(visit_step),
+            Some(visit_report),
+            &raw mut error,
+        )
+    };
+    if status == 0 {
+        Ok((path.steps, path.report))
+    } else {
+        Err(describe(error, "einsum_path", operands))
+    }
+}
+
+/// The dtype to which two promote.
+pub(crate) fn promote_types(a: Dtype, b: Dtype) -> Dtype {
+    let mut code = -1;
+    let mut error = error_slot();
+    // SAFETY: lock-free; a place valid for writes.
+    unsafe { mlx_sys::promote_types(&raw mut code, a.code(), b.code(), &raw mut error) };
+    // Both sides list the same dtypes, so there is always an answer.
+    Dtype::from_code(code).unwrap_or(a)
+}
+
+pub(crate) fn buffer_size(arrays: &[&Array]) -> Result<usize> {
+    let _guard = runtime::enter();
+    let mut size = 0;
+    // SAFETY: live handles with their true count; one number is written.
+    status_call(|error| unsafe {
+        mlx_sys::memory_of_arrays(&raw mut size, arrays.as_ptr().cast(), arrays.len(), error)
+    })?;
+    Ok(size)
+}
+
 pub(crate) fn seed(seed: u64) -> Result<()> {
     let _guard = runtime::enter();
     // SAFETY: a plain value and a valid slot.
@@ -496,15 +594,20 @@ impl<'a> Memory<'a> {
     }
 
     /// The elements in row-major order, whatever the strides.
-    pub(crate) fn to_vec<T: Element>(&self) -> Vec<T> {
-        if let Some(slice) = self.as_slice::<T>() {
-            return slice.to_vec();
-        }
+    pub(crate) fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         let shape = self.array.shape();
         let size = self.array.size();
-        let mut out = Vec::with_capacity(size);
+        // A broadcast array has more elements than memory behind it.
+        let mut out = Vec::new();
+        out.try_reserve_exact(size).map_err(|error| {
+            Error::OutOfMemory(format!("{size} elements of {}: {error}", T::DTYPE))
+        })?;
+        if let Some(slice) = self.as_slice::<T>() {
+            out.extend_from_slice(slice);
+            return Ok(out);
+        }
         if size == 0 {
-            return out;
+            return Ok(out);
         }
         let mut index = vec![0i32; shape.len()];
         let mut offset: i64 = 0;
@@ -514,7 +617,7 @@ impl<'a> Memory<'a> {
             let mut axis = shape.len();
             loop {
                 if axis == 0 {
-                    return out;
+                    return Ok(out);
                 }
                 axis -= 1;
                 index[axis] += 1;

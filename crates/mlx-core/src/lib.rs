@@ -22,6 +22,7 @@
 
 mod array;
 mod device;
+pub mod distributed;
 mod dtype;
 mod element;
 mod error;
@@ -29,7 +30,9 @@ mod eval;
 #[doc(hidden)]
 pub mod ffi;
 pub mod io;
+pub mod kernel;
 pub mod memory;
+pub mod metal;
 pub mod ops;
 pub mod prelude;
 mod shape;
@@ -39,12 +42,12 @@ pub use array::Array;
 pub use array::index::{Ellipsis, Index, IndexOp, IntoIndex, NewAxis};
 pub use array::operators::Scalar;
 pub use device::{Device, DeviceInfo, DeviceType};
-pub use dtype::{Dtype, DtypeCategory};
+pub use dtype::{Dtype, DtypeCategory, FloatInfo, IntInfo, result_type};
 pub use element::{Complex32, Element};
 pub use error::{EmptyInput, Error, Result};
 pub use eval::{async_eval, eval};
 pub use half::{bf16, f16};
-pub use shape::IntoShape;
+pub use shape::{IntoShape, broadcast_shapes};
 pub use stream::Stream;
 
 /// The version of the MLX library in use, for example `"0.32.4"`.

@@ -46,6 +46,16 @@ limits! {
     set_wired_limit => memory_set_wired_limit;
 }
 
+/// The bytes of the buffers behind these arrays, each buffer counted once; evaluates the arrays.
+/// More than their elements take where the allocator rounds up or an array is part of a larger one.
+///
+/// # Errors
+/// Whatever the computation reports.
+pub fn array_buffer_size(arrays: &[&crate::Array]) -> Result<usize> {
+    ffi::eval(arrays)?;
+    ffi::buffer_size(arrays)
+}
+
 /// Starts a new measurement of [`peak_memory`].
 ///
 /// # Errors

@@ -95,6 +95,42 @@ pub(crate) fn checked_size(op: &'static str, dims: &[i32], dtype: Dtype) -> Resu
     Ok(size)
 }
 
+/// The shape to which two shapes broadcast.
+///
+/// ```
+/// # use mlx_core::broadcast_shapes;
+/// assert_eq!(broadcast_shapes(&[2, 1, 3], &[4, 1])?, [2, 4, 3]);
+/// assert!(broadcast_shapes(&[2], &[3]).is_err());
+/// # Ok::<(), mlx_core::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Shape`] if two sizes differ and neither is 1.
+pub fn broadcast_shapes(
+    a: &(impl IntoShape + ?Sized),
+    b: &(impl IntoShape + ?Sized),
+) -> Result<Vec<i32>> {
+    let (a, b) = (a.dims()?, b.dims()?);
+    let (long, short) = if a.len() >= b.len() {
+        (&a, &b)
+    } else {
+        (&b, &a)
+    };
+    let mut out = long.to_vec();
+    let lead = long.len() - short.len();
+    for (size, &other) in out[lead..].iter_mut().zip(short.iter()) {
+        if *size == 1 {
+            *size = other;
+        } else if other != 1 && other != *size {
+            return Err(Error::shape(
+                "broadcast_shapes",
+                format!("{a:?} and {b:?} do not broadcast"),
+            ));
+        }
+    }
+    Ok(out)
+}
+
 /// `axis` counted from the front, or an error naming it.
 pub(crate) fn normalize_axis(op: &'static str, axis: i32, ndim: usize) -> Result<usize> {
     let rank = i64::try_from(ndim).unwrap_or(i64::MAX);

@@ -35,6 +35,14 @@ impl Stream {
         ffi::runtime::shared_stream(device)
     }
 
+    /// All streams of the process, among them those that this library made for itself.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn all() -> Result<Vec<Self>> {
+        ffi::runtime::streams()
+    }
+
     /// The device of the stream.
     pub fn device(self) -> Device {
         self.device

@@ -1,134 +1,9 @@
-// Array handles: creation, description, reading, evaluation.
+// Array handles: creation, description, reading.
 #include <algorithm>
-#include <atomic>
-#include <cstdint>
-#include <string_view>
-#include <unordered_set>
 
-#include "convert.hpp"
-#include "mlx/primitives.h"
-
-namespace {
+#include "evaluate.hpp"
 
 using namespace shim;
-
-/// What an array is made of after its evaluation failed: evaluating it again repeats the error
-/// instead of exposing memory that was never written.
-class Failed : public mx::Primitive {
- public:
-  Failed(mx::Stream stream, std::string message)
-      : mx::Primitive(stream), message_(std::move(message)) {}
-
-  void eval_cpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
-    throw std::runtime_error(message_);
-  }
-  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
-    throw std::runtime_error(message_);
-  }
-  const char* name() const override {
-    return "Failed";
-  }
-
- private:
-  std::string message_;
-};
-
-/// Whether an operation that may fail on a worker thread has ever been recorded. MLX keeps such a
-/// failure with the stream, gives it to whoever looks first, and leaves the arrays of the failed
-/// work readable though nothing wrote them. As long as this is false, none of that can happen.
-std::atomic<bool> fallible_recorded{false};
-
-/// Primitives whose work calls LAPACK.
-bool may_fail(const mx::Primitive& primitive) {
-  static const std::string_view names[] = {
-      "Inverse", "Cholesky", "LUF", "QRF", "SVD", "Eig", "Eigh"};
-  const std::string_view name = primitive.name();
-  return std::find(std::begin(names), std::end(names), name) != std::end(names);
-}
-
-/// An array's description, held without counting as a use of it.
-using Weak = std::weak_ptr<void>;
-
-const std::shared_ptr<void>& shared(const mx::array& a) {
-  // An array is exactly one shared pointer; `convert.hpp` asserts the size.
-  return reinterpret_cast<const std::shared_ptr<void>&>(a);
-}
-
-/// Everything that evaluating `outputs` would compute, or nothing if none of it may fail.
-std::vector<Weak> fallible_work(const std::vector<mx::array>& outputs) {
-  std::vector<Weak> nodes;
-  std::unordered_set<std::uintptr_t> seen;
-  std::vector<mx::array> stack(outputs);
-  bool fallible = false;
-  while (!stack.empty()) {
-    auto a = std::move(stack.back());
-    stack.pop_back();
-    if (a.status() == mx::array::Status::available || !seen.insert(a.id()).second) {
-      continue;
-    }
-    nodes.emplace_back(shared(a));
-    if (!a.has_primitive()) {
-      continue;
-    }
-    fallible |= may_fail(a.primitive());
-    for (const auto& in : a.inputs()) {
-      stack.push_back(in);
-    }
-    for (const auto& sibling : a.siblings()) {
-      stack.push_back(sibling);
-    }
-  }
-  if (!fallible) {
-    nodes.clear();
-  }
-  return nodes;
-}
-
-/// Replaces what a failed evaluation left behind by the error itself.
-void poison(const std::vector<Weak>& nodes, mx::Stream stream, const std::string& message) {
-  auto failed = std::make_shared<Failed>(stream, message);
-  for (const auto& weak : nodes) {
-    auto alive = weak.lock();
-    if (!alive) {
-      continue;
-    }
-    auto& a = reinterpret_cast<mx::array&>(alive);
-    if (a.has_primitive() && a.status() == mx::array::Status::unscheduled) {
-      // It still has its graph: evaluating that again reports the same cause.
-      continue;
-    }
-    a.detach();
-    a.attach_event(mx::Event{});
-    a.primitive_ptr() = failed;
-    a.set_status(mx::array::Status::unscheduled);
-  }
-}
-
-/// Evaluates. Work that may fail is waited for even if `async`, so that its failure belongs to
-/// this call, and after a failure every array it would have computed holds the error.
-void evaluate(std::vector<mx::array> arrays, bool async) {
-  std::vector<Weak> nodes;
-  if (fallible_recorded.load(std::memory_order_relaxed)) {
-    nodes = fallible_work(arrays);
-  }
-  if (nodes.empty()) {
-    async ? mx::async_eval(std::move(arrays)) : mx::eval(std::move(arrays));
-    return;
-  }
-  auto stream = mx::default_stream(mx::Device(mx::Device::cpu));
-  try {
-    mx::eval(std::move(arrays));
-  } catch (const std::exception& e) {
-    poison(nodes, stream, e.what());
-    throw;
-  }
-}
-
-} // namespace
-
-void shim::mark_fallible() {
-  fallible_recorded.store(true, std::memory_order_relaxed);
-}
 
 extern "C" {
 
@@ -161,6 +36,7 @@ int mlxs_array_from_data(
     size_t ndim,
     int32_t code,
     mlxs_error* error) {
+  mlxs_keep_allocator();
   return guard(error, [&] {
     auto buffer = mx::allocator::malloc(nbytes);
     if (buffer.buffer().ptr() == nullptr && nbytes > 0) {
@@ -255,14 +131,6 @@ int mlxs_array_read(
     *row_contiguous = x.flags().row_contiguous;
     std::copy(x.strides().begin(), x.strides().end(), out_strides);
   });
-}
-
-int mlxs_eval(const mlxs_array* const* arrays, size_t n, mlxs_error* error) {
-  return guard(error, [&] { evaluate(vec(arrays, n), false); });
-}
-
-int mlxs_async_eval(const mlxs_array* const* arrays, size_t n, mlxs_error* error) {
-  return guard(error, [&] { evaluate(vec(arrays, n), true); });
 }
 
 const char* mlxs_version(void) {

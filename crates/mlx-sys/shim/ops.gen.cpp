@@ -1187,25 +1187,27 @@ int mlxs_softmax(mlxs_array* out, const mlxs_array* a_, const int32_t* axes_, si
   });
 }
 
-int mlxs_cumsum(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, mlxs_stream stream_, mlxs_error* error) {
+int mlxs_cumsum(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
     const auto& a = ref(a_);
     const auto axis = axis_;
     const auto reverse = reverse_;
     const auto inclusive = inclusive_;
+    const auto dtype = shim::opt_dtype(dtype_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::cumsum(a, axis, reverse, inclusive, std::nullopt, s));
+    store(out, mx::cumsum(a, axis, reverse, inclusive, dtype, s));
   });
 }
 
-int mlxs_cumprod(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, mlxs_stream stream_, mlxs_error* error) {
+int mlxs_cumprod(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
     const auto& a = ref(a_);
     const auto axis = axis_;
     const auto reverse = reverse_;
     const auto inclusive = inclusive_;
+    const auto dtype = shim::opt_dtype(dtype_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::cumprod(a, axis, reverse, inclusive, std::nullopt, s));
+    store(out, mx::cumprod(a, axis, reverse, inclusive, dtype, s));
   });
 }
 
@@ -2079,7 +2081,7 @@ int mlxs_fast_rope_offsets(mlxs_array* out, const mlxs_array* x_, int32_t dims_,
   });
 }
 
-int mlxs_fast_scaled_dot_product_attention(mlxs_array* out, const mlxs_array* queries_, const mlxs_array* keys_, const mlxs_array* values_, float scale_, const char* mask_mode_, size_t mask_mode_len, const mlxs_array* mask_, const mlxs_array* sinks_, mlxs_stream stream_, mlxs_error* error) {
+int mlxs_fast_scaled_dot_product_attention(mlxs_array* out, const mlxs_array* queries_, const mlxs_array* keys_, const mlxs_array* values_, float scale_, const char* mask_mode_, size_t mask_mode_len, const mlxs_array* mask_, const mlxs_array* sinks_, bool force_fused_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
     const auto& queries = ref(queries_);
     const auto& keys = ref(keys_);
@@ -2088,8 +2090,9 @@ int mlxs_fast_scaled_dot_product_attention(mlxs_array* out, const mlxs_array* qu
     const auto mask_mode = shim::text(mask_mode_, mask_mode_len);
     const auto mask = shim::opt(mask_);
     const auto sinks = shim::opt(sinks_);
+    const auto force_fused = force_fused_;
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::fast::scaled_dot_product_attention(queries, keys, values, scale, mask_mode, mask, sinks, false, s));
+    store(out, mx::fast::scaled_dot_product_attention(queries, keys, values, scale, mask_mode, mask, sinks, force_fused, s));
   });
 }
 

@@ -124,8 +124,8 @@ int mlxs_argmax(mlxs_array* out, const mlxs_array* a_, bool keepdims_, mlxs_stre
 int mlxs_argmax_axis(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool keepdims_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_trace(mlxs_array* out, const mlxs_array* a_, int32_t offset_, int32_t axis1_, int32_t axis2_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_softmax(mlxs_array* out, const mlxs_array* a_, const int32_t* axes_, size_t axes_len, bool precise_, mlxs_stream stream_, mlxs_error* error);
-int mlxs_cumsum(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, mlxs_stream stream_, mlxs_error* error);
-int mlxs_cumprod(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, mlxs_stream stream_, mlxs_error* error);
+int mlxs_cumsum(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error);
+int mlxs_cumprod(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_cummax(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_cummin(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_logcumsumexp(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, mlxs_stream stream_, mlxs_error* error);
@@ -215,7 +215,7 @@ int mlxs_fast_layer_norm(mlxs_array* out, const mlxs_array* x_, const mlxs_array
 int mlxs_fast_cross_entropy(mlxs_array* out, const mlxs_array* logits_, const mlxs_array* targets_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_fast_rope(mlxs_array* out, const mlxs_array* x_, int32_t dims_, bool traditional_, mlxs_opt_f32 base_, float scale_, int32_t offset_, const mlxs_array* freqs_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_fast_rope_offsets(mlxs_array* out, const mlxs_array* x_, int32_t dims_, bool traditional_, mlxs_opt_f32 base_, float scale_, const mlxs_array* offset_, const mlxs_array* freqs_, mlxs_stream stream_, mlxs_error* error);
-int mlxs_fast_scaled_dot_product_attention(mlxs_array* out, const mlxs_array* queries_, const mlxs_array* keys_, const mlxs_array* values_, float scale_, const char* mask_mode_, size_t mask_mode_len, const mlxs_array* mask_, const mlxs_array* sinks_, mlxs_stream stream_, mlxs_error* error);
+int mlxs_fast_scaled_dot_product_attention(mlxs_array* out, const mlxs_array* queries_, const mlxs_array* keys_, const mlxs_array* values_, float scale_, const char* mask_mode_, size_t mask_mode_len, const mlxs_array* mask_, const mlxs_array* sinks_, bool force_fused_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_fast_gated_delta_update(mlxs_array_list* out, const mlxs_array* queries_, const mlxs_array* keys_, const mlxs_array* values_, const mlxs_array* gates_, const mlxs_array* beta_, const mlxs_array* initial_state_, const mlxs_array* mask_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_random_key(mlxs_array* out, uint64_t seed_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_random_split(mlxs_array* out, const mlxs_array* key_, int32_t num_, mlxs_stream stream_, mlxs_error* error);

@@ -49,6 +49,16 @@ int mlxs_stream_synchronize(mlxs_stream s, mlxs_error* error) {
   return guard(error, [&] { mx::synchronize(stream(s)); });
 }
 
+int mlxs_streams(void* context, void (*visit)(void*, mlxs_stream), mlxs_error* error) {
+  return guard(error, [&] {
+    for (const auto& s : mx::get_streams()) {
+      visit(
+          context,
+          mlxs_stream{s.index, s.device == mx::Device::cpu ? 0 : 1, s.device.index});
+    }
+  });
+}
+
 int mlxs_memory_active(size_t* out, mlxs_error* error) {
   return guard(error, [&] { *out = mx::get_active_memory(); });
 }
@@ -81,8 +91,38 @@ int mlxs_memory_set_wired_limit(size_t* previous, size_t limit, mlxs_error* erro
   return guard(error, [&] { *previous = mx::set_wired_limit(limit); });
 }
 
+int mlxs_memory_of_arrays(
+    size_t* out,
+    const mlxs_array* const* arrays,
+    size_t n,
+    mlxs_error* error) {
+  return guard(error, [&] { *out = mx::get_array_buffer_size(vec(arrays, n)); });
+}
+
 int mlxs_memory_clear_cache(mlxs_error* error) {
   return guard(error, [&] { mx::clear_cache(); });
+}
+
+int mlxs_promote_types(int32_t* out, int32_t a, int32_t b, mlxs_error* error) {
+  return guard(error, [&] { *out = dtype_code(mx::promote_types(dtype(a), dtype(b))); });
+}
+
+int mlxs_einsum_path(
+    const char* subscripts,
+    size_t subscripts_len,
+    const mlxs_array* const* operands,
+    size_t n,
+    void* context,
+    void (*visit_step)(void*, const int32_t*, size_t),
+    void (*visit_text)(void*, const char*),
+    mlxs_error* error) {
+  return guard(error, [&] {
+    auto [path, report] = mx::einsum_path(text(subscripts, subscripts_len), vec(operands, n));
+    for (const auto& step : path) {
+      visit_step(context, step.data(), step.size());
+    }
+    visit_text(context, report.c_str());
+  });
 }
 
 int mlxs_random_seed(uint64_t seed, mlxs_error* error) {

@@ -96,6 +96,11 @@ int mlxs_array_read(const mlxs_array* a, const void** data, size_t* data_size, i
 int mlxs_eval(const mlxs_array* const* arrays, size_t n, mlxs_error* error);
 int mlxs_async_eval(const mlxs_array* const* arrays, size_t n, mlxs_error* error);
 
+/// How the shim waits without the caller's lock: the hook releases it, calls `body(context)` and
+/// takes it again. Set once, before the first evaluation. No exception leaves `body`.
+typedef void (*mlxs_unlocked_fn)(void (*body)(void* context), void* context);
+void mlxs_set_unlocked(mlxs_unlocked_fn hook);
+
 // ---- devices and streams ------------------------------------------------------------------
 
 int mlxs_device_count(int32_t* out, int32_t device_type, mlxs_error* error);
@@ -112,6 +117,10 @@ int mlxs_stream_new(mlxs_stream* out, int32_t device_type, int32_t device_index,
 int mlxs_stream_set_default(mlxs_stream stream, mlxs_error* error);
 int mlxs_stream_synchronize(mlxs_stream stream, mlxs_error* error);
 
+/// Calls `visit(context, stream)` for every stream of the process.
+int mlxs_streams(void* context, void (*visit)(void* context, mlxs_stream stream),
+                 mlxs_error* error);
+
 // ---- memory -------------------------------------------------------------------------------
 
 int mlxs_memory_active(size_t* out, mlxs_error* error);
@@ -123,6 +132,151 @@ int mlxs_memory_set_limit(size_t* previous, size_t limit, mlxs_error* error);
 int mlxs_memory_set_cache_limit(size_t* previous, size_t limit, mlxs_error* error);
 int mlxs_memory_set_wired_limit(size_t* previous, size_t limit, mlxs_error* error);
 int mlxs_memory_clear_cache(mlxs_error* error);
+
+/// The size of the buffers behind evaluated arrays, each counted once.
+int mlxs_memory_of_arrays(size_t* out, const mlxs_array* const* arrays, size_t n,
+                          mlxs_error* error);
+/// Does nothing: refers to the file that checks allocations, so that the linker keeps it.
+void mlxs_keep_allocator(void);
+
+// ---- dtypes -------------------------------------------------------------------------------
+
+/// The dtype to which two promote. Lock-free.
+int mlxs_promote_types(int32_t* out, int32_t a, int32_t b, mlxs_error* error);
+
+// ---- einsum -------------------------------------------------------------------------------
+
+/// The order of contraction: `visit_step(context, operands, n)` for each step, then
+/// `visit_text(context, report)` once.
+int mlxs_einsum_path(const char* subscripts, size_t subscripts_len,
+                     const mlxs_array* const* operands, size_t n, void* context,
+                     void (*visit_step)(void* context, const int32_t* operands, size_t n),
+                     void (*visit_text)(void* context, const char* report), mlxs_error* error);
+
+// ---- processes ----------------------------------------------------------------------------
+
+/// An owning handle of a group of processes.
+typedef struct mlxs_group {
+  void* ctx;
+} mlxs_group;
+typedef enum mlxs_group_backend {
+  MLXS_GROUP_ALONE = 0,
+  MLXS_GROUP_RING = 1,
+  MLXS_GROUP_MPI = 2,
+  MLXS_GROUP_NCCL = 3,
+  MLXS_GROUP_JACCL = 4,
+} mlxs_group_backend;
+typedef enum mlxs_collective_kind {
+  MLXS_ALL_SUM = 0,
+  MLXS_ALL_MAX = 1,
+  MLXS_ALL_MIN = 2,
+  MLXS_ALL_GATHER = 3,
+  MLXS_SUM_SCATTER = 4,
+  MLXS_SEND = 5,
+} mlxs_collective_kind;
+
+/// Touches no array: may run without the lock.
+int mlxs_distributed_is_available(bool* out, const char* backend, size_t backend_len,
+                                  mlxs_error* error);
+/// May wait for other processes. Touches no array, so it may run without the lock, but not twice at
+/// a time.
+int mlxs_distributed_init(mlxs_group* out, bool strict, const char* backend, size_t backend_len,
+                          mlxs_error* error);
+/// A group of this process alone.
+int mlxs_distributed_alone(mlxs_group* out, mlxs_error* error);
+/// Waits for all work, then forgets the groups: the next `init` connects anew.
+int mlxs_distributed_clear(mlxs_error* error);
+int mlxs_group_clone(mlxs_group* out, mlxs_group group, mlxs_error* error);
+void mlxs_group_free(mlxs_group group);
+int32_t mlxs_group_rank(mlxs_group group);
+int32_t mlxs_group_size(mlxs_group group);
+mlxs_group_backend mlxs_group_backend_of(mlxs_group group);
+int mlxs_group_split(mlxs_group* out, mlxs_group group, int32_t color, int32_t key,
+                     mlxs_error* error);
+int mlxs_collective(mlxs_array* out, mlxs_collective_kind kind, const mlxs_array* x, int32_t peer,
+                    mlxs_group group, mlxs_stream stream, mlxs_error* error);
+int mlxs_recv(mlxs_array* out, const int32_t* shape, size_t ndim, int32_t dtype, int32_t peer,
+              mlxs_group group, mlxs_stream stream, mlxs_error* error);
+
+// ---- custom kernels -----------------------------------------------------------------------
+
+typedef struct mlxs_text {
+  const char* data;
+  size_t len;
+} mlxs_text;
+typedef struct mlxs_dims {
+  const int32_t* data;
+  size_t len;
+} mlxs_dims;
+/// An owning handle of a kernel.
+typedef struct mlxs_kernel {
+  void* ctx;
+} mlxs_kernel;
+typedef enum mlxs_kernel_kind {
+  MLXS_KERNEL_METAL = 0,
+  MLXS_KERNEL_CUDA = 1,
+  /// `source` is compiled code; the names of inputs and outputs are not used.
+  MLXS_KERNEL_CUDA_COMPILED = 2,
+} mlxs_kernel_kind;
+typedef struct mlxs_kernel_source {
+  mlxs_kernel_kind kind;
+  mlxs_text name;
+  const mlxs_text* inputs;
+  size_t n_inputs;
+  const mlxs_text* outputs;
+  size_t n_outputs;
+  mlxs_text source;
+  mlxs_text header;
+  bool ensure_row_contiguous;
+  bool atomic_outputs;
+  /// 0: safe, 1: relaxed, 2: fast. Metal only.
+  int32_t math_mode;
+  /// Bytes; CUDA only.
+  int32_t shared_memory;
+} mlxs_kernel_source;
+typedef enum mlxs_argument_kind {
+  MLXS_ARGUMENT_BOOL = 0,
+  MLXS_ARGUMENT_INT = 1,
+  MLXS_ARGUMENT_DTYPE = 2,
+  MLXS_ARGUMENT_FLOAT = 3,
+} mlxs_argument_kind;
+/// A template argument, or for compiled code a scalar parameter.
+typedef struct mlxs_argument {
+  mlxs_text name;
+  mlxs_argument_kind kind;
+  int32_t integer;
+  float number;
+} mlxs_argument;
+typedef struct mlxs_opt_float {
+  bool some;
+  float value;
+} mlxs_opt_float;
+typedef struct mlxs_kernel_launch {
+  const mlxs_dims* shapes;
+  const int32_t* dtypes;
+  size_t n_outputs;
+  int32_t grid[3];
+  int32_t threadgroup[3];
+  const mlxs_argument* arguments;
+  size_t n_arguments;
+  mlxs_opt_float init_value;
+  bool verbose;
+} mlxs_kernel_launch;
+
+int mlxs_kernel_new(mlxs_kernel* out, const mlxs_kernel_source* source, mlxs_error* error);
+void mlxs_kernel_free(mlxs_kernel kernel);
+int mlxs_kernel_call(mlxs_array_list* out, mlxs_kernel kernel, const mlxs_array* const* inputs,
+                     size_t n_inputs, const mlxs_kernel_launch* launch, mlxs_stream stream,
+                     mlxs_error* error);
+
+/// Whether MLX was built with the back end.
+int mlxs_metal_is_available(bool* out, mlxs_error* error);
+int mlxs_cuda_is_available(bool* out, mlxs_error* error);
+int mlxs_metal_start_capture(const char* path, size_t path_len, mlxs_error* error);
+int mlxs_metal_stop_capture(mlxs_error* error);
+int mlxs_metal_set_library_path(const char* path, size_t path_len, mlxs_error* error);
+int mlxs_metal_library_path(void* context, void (*visit)(void* context, const char* path),
+                            mlxs_error* error);
 
 // ---- random state -------------------------------------------------------------------------
 
@@ -214,6 +368,10 @@ typedef struct mlxs_hooks {
 } mlxs_hooks;
 int mlxs_custom_function(mlxs_closure* out, mlxs_closure closure, mlxs_hooks hooks,
                          mlxs_error* error);
+
+/// How many calls deep MLX's recursive walks of the graph of `arrays` go. Stops counting nodes
+/// that it has seen, as those walks do.
+size_t mlxs_graph_depth(const mlxs_arrays* arrays);
 
 // ---- version ------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 // Closures over the caller's functions, and the transforms that take them.
 #include <atomic>
 #include <functional>
+#include <unordered_set>
 
 #include "convert.hpp"
 #include "mlx/compile_impl.h"
@@ -74,6 +75,33 @@ extern "C" {
 
 void mlxs_arrays_push(mlxs_arrays* out, const mlxs_array* a) {
   out->values.push_back(ref(a));
+}
+
+size_t mlxs_graph_depth(const mlxs_arrays* arrays) {
+  size_t deepest = 0;
+  std::unordered_set<std::uintptr_t> seen;
+  std::vector<std::pair<const mx::array*, size_t>> stack;
+  for (const auto& output : arrays->values) {
+    if (seen.insert(output.id()).second) {
+      stack.emplace_back(&output, 0);
+    }
+    while (!stack.empty()) {
+      deepest = std::max(deepest, stack.size());
+      auto& [a, next] = stack.back();
+      if (next == a->inputs().size()) {
+        stack.pop_back();
+        continue;
+      }
+      const auto& in = a->inputs()[next++];
+      if (!in.inputs().empty() && seen.insert(in.id()).second) {
+        for (const auto& sibling : in.siblings()) {
+          seen.insert(sibling.id());
+        }
+        stack.emplace_back(&in, 0);
+      }
+    }
+  }
+  return deepest;
 }
 
 void mlxs_axes_push(mlxs_axes* out, int32_t axis) {

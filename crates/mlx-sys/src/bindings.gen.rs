@@ -155,6 +155,20 @@ unsafe extern "C" {
         error: *mut error,
     ) -> ::core::ffi::c_int;
 }
+/** How the shim waits without the caller's lock: the hook releases it, calls `body(context)` and
+ takes it again. Set once, before the first evaluation. No exception leaves `body`.*/
+pub type unlocked_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        body: ::core::option::Option<
+            unsafe extern "C" fn(context: *mut ::core::ffi::c_void),
+        >,
+        context: *mut ::core::ffi::c_void,
+    ),
+>;
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_set_unlocked"]
+    pub fn set_unlocked(hook: unlocked_fn);
+}
 unsafe extern "C" {
     #[link_name = "\u{1}mlxs_device_count"]
     pub fn device_count(
@@ -209,6 +223,17 @@ unsafe extern "C" {
     pub fn stream_synchronize(stream: stream, error: *mut error) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
+    /// Calls `visit(context, stream)` for every stream of the process.
+    #[link_name = "\u{1}mlxs_streams"]
+    pub fn streams(
+        context: *mut ::core::ffi::c_void,
+        visit: ::core::option::Option<
+            unsafe extern "C" fn(context: *mut ::core::ffi::c_void, stream: stream),
+        >,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
     #[link_name = "\u{1}mlxs_memory_active"]
     pub fn memory_active(out: *mut usize, error: *mut error) -> ::core::ffi::c_int;
 }
@@ -255,6 +280,315 @@ unsafe extern "C" {
 unsafe extern "C" {
     #[link_name = "\u{1}mlxs_memory_clear_cache"]
     pub fn memory_clear_cache(error: *mut error) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    /// The size of the buffers behind evaluated arrays, each counted once.
+    #[link_name = "\u{1}mlxs_memory_of_arrays"]
+    pub fn memory_of_arrays(
+        out: *mut usize,
+        arrays: *const *const array,
+        n: usize,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    /// Does nothing: refers to the file that checks allocations, so that the linker keeps it.
+    #[link_name = "\u{1}mlxs_keep_allocator"]
+    pub fn keep_allocator();
+}
+unsafe extern "C" {
+    /// The dtype to which two promote. Lock-free.
+    #[link_name = "\u{1}mlxs_promote_types"]
+    pub fn promote_types(
+        out: *mut i32,
+        a: i32,
+        b: i32,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    /** The order of contraction: `visit_step(context, operands, n)` for each step, then
+ `visit_text(context, report)` once.*/
+    #[link_name = "\u{1}mlxs_einsum_path"]
+    pub fn einsum_path(
+        subscripts: *const ::core::ffi::c_char,
+        subscripts_len: usize,
+        operands: *const *const array,
+        n: usize,
+        context: *mut ::core::ffi::c_void,
+        visit_step: ::core::option::Option<
+            unsafe extern "C" fn(
+                context: *mut ::core::ffi::c_void,
+                operands: *const i32,
+                n: usize,
+            ),
+        >,
+        visit_text: ::core::option::Option<
+            unsafe extern "C" fn(
+                context: *mut ::core::ffi::c_void,
+                report: *const ::core::ffi::c_char,
+            ),
+        >,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+/// An owning handle of a group of processes.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct group {
+    pub ctx: *mut ::core::ffi::c_void,
+}
+pub mod group_backend {
+    pub type Type = ::core::ffi::c_uint;
+    pub const MLXS_GROUP_ALONE: Type = 0;
+    pub const MLXS_GROUP_RING: Type = 1;
+    pub const MLXS_GROUP_MPI: Type = 2;
+    pub const MLXS_GROUP_NCCL: Type = 3;
+    pub const MLXS_GROUP_JACCL: Type = 4;
+}
+pub mod collective_kind {
+    pub type Type = ::core::ffi::c_uint;
+    pub const MLXS_ALL_SUM: Type = 0;
+    pub const MLXS_ALL_MAX: Type = 1;
+    pub const MLXS_ALL_MIN: Type = 2;
+    pub const MLXS_ALL_GATHER: Type = 3;
+    pub const MLXS_SUM_SCATTER: Type = 4;
+    pub const MLXS_SEND: Type = 5;
+}
+unsafe extern "C" {
+    /// Touches no array: may run without the lock.
+    #[link_name = "\u{1}mlxs_distributed_is_available"]
+    pub fn distributed_is_available(
+        out: *mut bool,
+        backend: *const ::core::ffi::c_char,
+        backend_len: usize,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    /** May wait for other processes. Touches no array, so it may run without the lock, but not twice at
+ a time.*/
+    #[link_name = "\u{1}mlxs_distributed_init"]
+    pub fn distributed_init(
+        out: *mut group,
+        strict: bool,
+        backend: *const ::core::ffi::c_char,
+        backend_len: usize,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    /// A group of this process alone.
+    #[link_name = "\u{1}mlxs_distributed_alone"]
+    pub fn distributed_alone(out: *mut group, error: *mut error) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    /// Waits for all work, then forgets the groups: the next `init` connects anew.
+    #[link_name = "\u{1}mlxs_distributed_clear"]
+    pub fn distributed_clear(error: *mut error) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_group_clone"]
+    pub fn group_clone(
+        out: *mut group,
+        group: group,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_group_free"]
+    pub fn group_free(group: group);
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_group_rank"]
+    pub fn group_rank(group: group) -> i32;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_group_size"]
+    pub fn group_size(group: group) -> i32;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_group_backend_of"]
+    pub fn group_backend_of(group: group) -> group_backend::Type;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_group_split"]
+    pub fn group_split(
+        out: *mut group,
+        group: group,
+        color: i32,
+        key: i32,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_collective"]
+    pub fn collective(
+        out: *mut array,
+        kind: collective_kind::Type,
+        x: *const array,
+        peer: i32,
+        group: group,
+        stream: stream,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_recv"]
+    pub fn recv(
+        out: *mut array,
+        shape: *const i32,
+        ndim: usize,
+        dtype: i32,
+        peer: i32,
+        group: group,
+        stream: stream,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct text {
+    pub data: *const ::core::ffi::c_char,
+    pub len: usize,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dims {
+    pub data: *const i32,
+    pub len: usize,
+}
+/// An owning handle of a kernel.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct kernel {
+    pub ctx: *mut ::core::ffi::c_void,
+}
+pub mod kernel_kind {
+    pub type Type = ::core::ffi::c_uint;
+    pub const MLXS_KERNEL_METAL: Type = 0;
+    pub const MLXS_KERNEL_CUDA: Type = 1;
+    /// `source` is compiled code; the names of inputs and outputs are not used.
+    pub const MLXS_KERNEL_CUDA_COMPILED: Type = 2;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct kernel_source {
+    pub kind: kernel_kind::Type,
+    pub name: text,
+    pub inputs: *const text,
+    pub n_inputs: usize,
+    pub outputs: *const text,
+    pub n_outputs: usize,
+    pub source: text,
+    pub header: text,
+    pub ensure_row_contiguous: bool,
+    pub atomic_outputs: bool,
+    /// 0: safe, 1: relaxed, 2: fast. Metal only.
+    pub math_mode: i32,
+    /// Bytes; CUDA only.
+    pub shared_memory: i32,
+}
+pub mod argument_kind {
+    pub type Type = ::core::ffi::c_uint;
+    pub const MLXS_ARGUMENT_BOOL: Type = 0;
+    pub const MLXS_ARGUMENT_INT: Type = 1;
+    pub const MLXS_ARGUMENT_DTYPE: Type = 2;
+    pub const MLXS_ARGUMENT_FLOAT: Type = 3;
+}
+/// A template argument, or for compiled code a scalar parameter.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct argument {
+    pub name: text,
+    pub kind: argument_kind::Type,
+    pub integer: i32,
+    pub number: f32,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct opt_float {
+    pub some: bool,
+    pub value: f32,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct kernel_launch {
+    pub shapes: *const dims,
+    pub dtypes: *const i32,
+    pub n_outputs: usize,
+    pub grid: [i32; 3usize],
+    pub threadgroup: [i32; 3usize],
+    pub arguments: *const argument,
+    pub n_arguments: usize,
+    pub init_value: opt_float,
+    pub verbose: bool,
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_kernel_new"]
+    pub fn kernel_new(
+        out: *mut kernel,
+        source: *const kernel_source,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_kernel_free"]
+    pub fn kernel_free(kernel: kernel);
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_kernel_call"]
+    pub fn kernel_call(
+        out: *mut array_list,
+        kernel: kernel,
+        inputs: *const *const array,
+        n_inputs: usize,
+        launch: *const kernel_launch,
+        stream: stream,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    /// Whether MLX was built with the back end.
+    #[link_name = "\u{1}mlxs_metal_is_available"]
+    pub fn metal_is_available(out: *mut bool, error: *mut error) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_cuda_is_available"]
+    pub fn cuda_is_available(out: *mut bool, error: *mut error) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_metal_start_capture"]
+    pub fn metal_start_capture(
+        path: *const ::core::ffi::c_char,
+        path_len: usize,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_metal_stop_capture"]
+    pub fn metal_stop_capture(error: *mut error) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_metal_set_library_path"]
+    pub fn metal_set_library_path(
+        path: *const ::core::ffi::c_char,
+        path_len: usize,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_metal_library_path"]
+    pub fn metal_library_path(
+        context: *mut ::core::ffi::c_void,
+        visit: ::core::option::Option<
+            unsafe extern "C" fn(
+                context: *mut ::core::ffi::c_void,
+                path: *const ::core::ffi::c_char,
+            ),
+        >,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
     /// Seeds the calling thread's default generator.
@@ -487,6 +821,12 @@ unsafe extern "C" {
         hooks: hooks,
         error: *mut error,
     ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    /** How many calls deep MLX's recursive walks of the graph of `arrays` go. Stops counting nodes
+ that it has seen, as those walks do.*/
+    #[link_name = "\u{1}mlxs_graph_depth"]
+    pub fn graph_depth(arrays: *const arrays) -> usize;
 }
 unsafe extern "C" {
     /// MLX's version at run time, static storage.
@@ -1900,6 +2240,7 @@ unsafe extern "C" {
         axis_: i32,
         reverse_: bool,
         inclusive_: bool,
+        dtype_: i32,
         stream_: stream,
         error: *mut error,
     ) -> ::core::ffi::c_int;
@@ -1912,6 +2253,7 @@ unsafe extern "C" {
         axis_: i32,
         reverse_: bool,
         inclusive_: bool,
+        dtype_: i32,
         stream_: stream,
         error: *mut error,
     ) -> ::core::ffi::c_int;
@@ -2911,6 +3253,7 @@ unsafe extern "C" {
         mask_mode_len: usize,
         mask_: *const array,
         sinks_: *const array,
+        force_fused_: bool,
         stream_: stream,
         error: *mut error,
     ) -> ::core::ffi::c_int;

@@ -299,7 +299,7 @@ fn run(
         payload: null_mut(),
     };
     let _guard = ffi::enter();
-    if call(&raw mut error) == 0 {
+    if ffi::deep(|| call(&raw mut error)) == 0 {
         return Ok(());
     }
     Err(ffi::describe(error, op, &inputs.iter().collect::<Vec<_>>()))
@@ -382,7 +382,21 @@ unsafe extern "C" fn call(
             Array::slice_from_raw(inputs, n_inputs),
         )
     };
-    enter_closure(failure, || f(inputs), |results| push(out, &results))
+    let status = enter_closure(failure, || f(inputs), |results| push(out, &results));
+    if status != 0 {
+        return status;
+    }
+    // SAFETY: `out` is the shim's list of results.
+    let depth = unsafe { mlx_sys::graph_depth(out) };
+    if ffi::fits(depth) {
+        return 0;
+    }
+    let error = Error::Unsupported(format!(
+        "the function records a chain of {depth} operations, more than a transform can follow"
+    ));
+    // SAFETY: the shim passes a valid place.
+    unsafe { *failure = ffi::into_failure(error) };
+    1
 }
 
 #[allow(clippy::too_many_arguments, reason = "the shim's signature")]

@@ -114,6 +114,7 @@ const KNOWN: &[&str] = &[
     "String",
     "Self",
     "T",
+    "D",
 ];
 
 fn qualify(family: &str, text: &str) -> String {

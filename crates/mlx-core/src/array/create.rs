@@ -159,6 +159,22 @@ impl Array {
         ffi::ops::linspace(start, stop, num, true, Dtype::Float32)
     }
 
+    /// [`linspace`](Array::linspace) with the dtype as a value; without `endpoint` the numbers stop
+    /// one step before `stop`.
+    ///
+    /// # Errors
+    /// As [`linspace`](Array::linspace).
+    pub fn linspace_with(
+        start: f64,
+        stop: f64,
+        num: i32,
+        endpoint: bool,
+        dtype: Dtype,
+    ) -> Result<Array> {
+        checked_size("linspace", &[num], dtype)?;
+        ffi::ops::linspace(start, stop, num, endpoint, dtype)
+    }
+
     /// Ones on the diagonal `k` of an `[n, m]` matrix, zeros elsewhere.
     ///
     /// # Errors

@@ -457,11 +457,40 @@ impl Array {
         ops::comparison::allclose(self, rhs, rtol, atol)
     }
 
+    /// See [`ops::comparison::isclose_with`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn isclose_with(
+        &self,
+        rhs: &Array,
+        options: ops::comparison::CloseOptions,
+    ) -> Result<Array> {
+        ops::comparison::isclose_with(self, rhs, options)
+    }
+
     /// See [`ops::comparison::isclose`].
     #[inline]
     #[allow(clippy::missing_errors_doc)]
     pub fn isclose(&self, rhs: &Array, rtol: f64, atol: f64) -> Result<Array> {
         ops::comparison::isclose(self, rhs, rtol, atol)
+    }
+
+    /// See [`ops::conv::conv_general`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn conv_general<const D: usize>(
+        &self,
+        weight: &Array,
+        options: ops::conv::ConvOptions<D>,
+    ) -> Result<Array> {
+        ops::conv::conv_general(self, weight, options)
+    }
+
+    /// See [`ops::conv::convolve`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn convolve(&self, v: &Array, mode: ops::conv::ConvolveMode) -> Result<Array> {
+        ops::conv::convolve(self, v, mode)
     }
 
     /// See [`ops::conv::conv1d`].
@@ -659,6 +688,54 @@ impl Array {
     #[allow(clippy::missing_errors_doc)]
     pub fn irfft(&self, n: Option<i32>, axis: i32, norm: ops::fft::FftNorm) -> Result<Array> {
         ops::fft::irfft(self, n, axis, norm)
+    }
+
+    /// See [`ops::fft::fft2`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn fft2(
+        &self,
+        n: Option<[i32; 2]>,
+        axes: Option<[i32; 2]>,
+        norm: ops::fft::FftNorm,
+    ) -> Result<Array> {
+        ops::fft::fft2(self, n, axes, norm)
+    }
+
+    /// See [`ops::fft::ifft2`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn ifft2(
+        &self,
+        n: Option<[i32; 2]>,
+        axes: Option<[i32; 2]>,
+        norm: ops::fft::FftNorm,
+    ) -> Result<Array> {
+        ops::fft::ifft2(self, n, axes, norm)
+    }
+
+    /// See [`ops::fft::rfft2`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn rfft2(
+        &self,
+        n: Option<[i32; 2]>,
+        axes: Option<[i32; 2]>,
+        norm: ops::fft::FftNorm,
+    ) -> Result<Array> {
+        ops::fft::rfft2(self, n, axes, norm)
+    }
+
+    /// See [`ops::fft::irfft2`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn irfft2(
+        &self,
+        n: Option<[i32; 2]>,
+        axes: Option<[i32; 2]>,
+        norm: ops::fft::FftNorm,
+    ) -> Result<Array> {
+        ops::fft::irfft2(self, n, axes, norm)
     }
 
     /// See [`ops::fft::fftshift`].
@@ -1376,6 +1453,28 @@ impl Array {
         layout: ops::quantized::QuantizationLayout,
     ) -> Result<ops::quantized::Quantized> {
         ops::quantized::quantize(self, layout)
+    }
+
+    /// See [`ops::quantized::quantize_with_global_scale`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn quantize_with_global_scale(
+        &self,
+        global_scale: &Array,
+    ) -> Result<ops::quantized::Quantized> {
+        ops::quantized::quantize_with_global_scale(self, global_scale)
+    }
+
+    /// See [`ops::quantized::dequantize_with_global_scale`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn dequantize_with_global_scale(
+        &self,
+        scales: &Array,
+        global_scale: &Array,
+        dtype: Option<Dtype>,
+    ) -> Result<Array> {
+        ops::quantized::dequantize_with_global_scale(self, scales, global_scale, dtype)
     }
 
     /// See [`ops::quantized::dequantize`].

@@ -22,7 +22,7 @@ impl Array {
                 format!("an array of shape {:?} is not a single value", self.shape()),
             ));
         }
-        let values = ffi::memory(self)?.to_vec::<T>();
+        let values = ffi::memory(self)?.to_vec::<T>()?;
         values
             .first()
             .copied()
@@ -36,7 +36,7 @@ impl Array {
     /// reports.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         self.expect_dtype(T::DTYPE)?;
-        Ok(ffi::memory(self)?.to_vec())
+        ffi::memory(self)?.to_vec()
     }
 
     /// The elements in place, without a copy, evaluating the array if need be.

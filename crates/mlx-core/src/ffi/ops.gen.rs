@@ -1694,18 +1694,48 @@ pub(crate) fn softmax(a: &Array, axes: &[i32], precise: bool) -> Result<Array> {
 }
 
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn cumsum(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Result<Array> {
+pub(crate) fn cumsum(
+    a: &Array,
+    axis: i32,
+    reverse: bool,
+    inclusive: bool,
+    dtype: Option<Dtype>,
+) -> Result<Array> {
     // SAFETY: see the module docs.
     one("cumsum", &[a], Stream::Current, |out, s, error| unsafe {
-        mlx_sys::cumsum(out, a.as_raw(), axis, reverse, inclusive, s, error)
+        mlx_sys::cumsum(
+            out,
+            a.as_raw(),
+            axis,
+            reverse,
+            inclusive,
+            opt_dtype(dtype),
+            s,
+            error,
+        )
     })
 }
 
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn cumprod(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Result<Array> {
+pub(crate) fn cumprod(
+    a: &Array,
+    axis: i32,
+    reverse: bool,
+    inclusive: bool,
+    dtype: Option<Dtype>,
+) -> Result<Array> {
     // SAFETY: see the module docs.
     one("cumprod", &[a], Stream::Current, |out, s, error| unsafe {
-        mlx_sys::cumprod(out, a.as_raw(), axis, reverse, inclusive, s, error)
+        mlx_sys::cumprod(
+            out,
+            a.as_raw(),
+            axis,
+            reverse,
+            inclusive,
+            opt_dtype(dtype),
+            s,
+            error,
+        )
     })
 }
 
@@ -2954,6 +2984,7 @@ pub(crate) fn fast_scaled_dot_product_attention(
     mask_mode: &str,
     mask: Option<&Array>,
     sinks: Option<&Array>,
+    force_fused: bool,
 ) -> Result<Array> {
     // SAFETY: see the module docs.
     one(
@@ -2971,6 +3002,7 @@ pub(crate) fn fast_scaled_dot_product_attention(
                 mask_mode.len(),
                 raw_opt(mask),
                 raw_opt(sinks),
+                force_fused,
                 s,
                 error,
             )

@@ -61,6 +61,8 @@ fn runtime() -> &'static Runtime {
         super::blas::keep();
         // SAFETY: sets one pointer, before any closure exists.
         unsafe { mlx_sys::set_failure_drop(Some(super::drop_failure)) };
+        // SAFETY: sets one pointer, before anything can be evaluated.
+        unsafe { mlx_sys::set_unlocked(Some(super::wait_unlocked)) };
         let gpus = device_count(DeviceType::Gpu).unwrap_or(0);
         let cpu = make_stream(Device::cpu()).unwrap_or(Stream {
             index: 0,
@@ -227,6 +229,31 @@ pub(crate) fn device_info(device: Device) -> Result<BTreeMap<String, DeviceInfo>
         unsafe { mlx_sys::device_info(kind, index, (&raw mut info).cast(), Some(visit), error) }
     })?;
     Ok(info)
+}
+
+pub(crate) fn streams() -> Result<Vec<Stream>> {
+    unsafe extern "C" fn visit(context: *mut c_void, stream: mlx_sys::stream) {
+        // SAFETY: `context` is the list below, alive and not otherwise borrowed during the call.
+        let streams = unsafe { &mut *context.cast::<Vec<Stream>>() };
+        streams.push(Stream {
+            index: stream.index,
+            device: Device {
+                device_type: if stream.device_type == 0 {
+                    DeviceType::Cpu
+                } else {
+                    DeviceType::Gpu
+                },
+                index: stream.device_index,
+            },
+        });
+    }
+    let _guard = enter();
+    let mut streams = Vec::new();
+    // SAFETY: `visit` is called only during this call, with `streams` as its context.
+    status_call(|error| unsafe {
+        mlx_sys::streams((&raw mut streams).cast(), Some(visit), error)
+    })?;
+    Ok(streams)
 }
 
 pub(crate) fn new_stream(device: Device) -> Result<Stream> {

@@ -131,6 +131,57 @@ pub fn allclose(lhs: &Array, rhs: &Array, rtol: f64, atol: f64) -> Result<Array>
     ffi::allclose(lhs, rhs, rtol, atol, false)
 }
 
+/// How near numbers must be to count as close, for [`isclose_with`].
+#[must_use]
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CloseOptions {
+    /// Relative to the right operand (default 1e-5).
+    pub rtol: f64,
+    /// Absolute (default 1e-8).
+    pub atol: f64,
+    /// Whether NaN is close to NaN (default false).
+    pub equal_nan: bool,
+}
+
+impl Default for CloseOptions {
+    fn default() -> Self {
+        CloseOptions {
+            rtol: 1e-5,
+            atol: 1e-8,
+            equal_nan: false,
+        }
+    }
+}
+
+impl CloseOptions {
+    /// Relative to the right operand (default 1e-5).
+    pub fn rtol(mut self, rtol: f64) -> Self {
+        self.rtol = rtol;
+        self
+    }
+
+    /// Absolute (default 1e-8).
+    pub fn atol(mut self, atol: f64) -> Self {
+        self.atol = atol;
+        self
+    }
+
+    /// Whether NaN is close to NaN (default false).
+    pub fn equal_nan(mut self, equal_nan: bool) -> Self {
+        self.equal_nan = equal_nan;
+        self
+    }
+}
+
+/// [`isclose`] with options; `all` of it is [`allclose`] with options.
+///
+/// # Errors
+/// [`Error::Op`](crate::Error::Op) if the shapes do not broadcast.
+pub fn isclose_with(lhs: &Array, rhs: &Array, options: CloseOptions) -> Result<Array> {
+    ffi::isclose(lhs, rhs, options.rtol, options.atol, options.equal_nan)
+}
+
 /// Where elements are close: `|lhs - rhs| <= atol + rtol * |rhs|`.
 ///
 /// # Errors

@@ -129,6 +129,70 @@ fn general<const D: usize>(
     )
 }
 
+/// Convolution over any number of spatial axes that MLX has kernels for (1 to 3), with everything
+/// that [`ConvOptions`] offers.
+///
+/// # Errors
+/// As [`conv1d`].
+pub fn conv_general<const D: usize>(
+    input: &Array,
+    weight: &Array,
+    options: ConvOptions<D>,
+) -> Result<Array> {
+    general("conv_general", input, weight, options)
+}
+
+/// How much of a [`convolve`] to keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConvolveMode {
+    /// Everything: `N + M - 1` points.
+    #[default]
+    Full,
+    /// As many points as the longer operand.
+    Same,
+    /// Where both overlap completely: `max(N, M) - min(N, M) + 1` points.
+    Valid,
+}
+
+/// The convolution of two signals, `[N]` and `[M]`, as in signal processing.
+///
+/// ```
+/// # use mlx_core::{Array, ops::conv::{ConvolveMode, convolve}};
+/// let a = Array::from_slice(&[1.0f32, 2.0, 3.0], &[3])?;
+/// let v = Array::from_slice(&[0.0f32, 1.0, 0.5], &[3])?;
+/// assert_eq!(convolve(&a, &v, ConvolveMode::Full)?.to_vec::<f32>()?, [0.0, 1.0, 2.5, 4.0, 1.5]);
+/// # Ok::<(), mlx_core::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Shape`] if an operand is empty or not one-dimensional; [`Error::Op`] if the dtypes are
+/// not floating point.
+pub fn convolve(a: &Array, v: &Array, mode: ConvolveMode) -> Result<Array> {
+    let op = "convolve";
+    if a.ndim() != 1 || v.ndim() != 1 || a.size() == 0 || v.size() == 0 {
+        return Err(Error::shape(
+            op,
+            format!(
+                "needs two signals, found {:?} and {:?}",
+                a.shape(),
+                v.shape()
+            ),
+        ));
+    }
+    let (long, short) = if a.size() < v.size() { (v, a) } else { (a, v) };
+    let taps = short.dim(0)?;
+    let padding = match mode {
+        ConvolveMode::Full => (taps - 1, taps - 1),
+        // Of an even kernel the later tap is the centre.
+        ConvolveMode::Same => (taps / 2, (taps - 1) / 2),
+        ConvolveMode::Valid => (0, 0),
+    };
+    let input = ffi::reshape(long, &[1, -1, 1])?;
+    let weight = ffi::reshape(short, &[1, -1, 1])?;
+    let options = ConvOptions::default().padding_sides([padding]).flip(true);
+    ffi::reshape(&general(op, &input, &weight, options)?, &[-1])
+}
+
 /// One-dimensional convolution: `[N, L, C]` with `[O, K, C / groups]` gives `[N, L', O]`.
 ///
 /// Floating-point dtypes only; the result has the promoted dtype.

@@ -189,7 +189,7 @@ pub fn scaled_dot_product_attention(
         AttentionMask::Causal => ("causal", None),
         AttentionMask::Array(mask) => ("", Some(mask)),
     };
-    ffi::fast_scaled_dot_product_attention(queries, keys, values, scale, mode, mask, sinks)
+    ffi::fast_scaled_dot_product_attention(queries, keys, values, scale, mode, mask, sinks, false)
 }
 
 /// One step of the gated delta rule: returns the outputs and the new state.

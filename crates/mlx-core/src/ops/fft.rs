@@ -123,6 +123,62 @@ pub fn irfft(a: &Array, n: Option<i32>, axis: i32, norm: FftNorm) -> Result<Arra
     irfftn(a, n.as_ref().map(std::slice::from_ref), &[axis], norm)
 }
 
+/// [`fftn`] over two axes, by default the last two.
+///
+/// # Errors
+/// As [`fftn`].
+pub fn fft2(
+    a: &Array,
+    n: Option<[i32; 2]>,
+    axes: Option<[i32; 2]>,
+    norm: FftNorm,
+) -> Result<Array> {
+    let axes = axes.unwrap_or([-2, -1]);
+    fftn(a, n.as_ref().map(<[i32; 2]>::as_slice), &axes, norm)
+}
+
+/// [`ifftn`] over two axes, by default the last two.
+///
+/// # Errors
+/// As [`fftn`].
+pub fn ifft2(
+    a: &Array,
+    n: Option<[i32; 2]>,
+    axes: Option<[i32; 2]>,
+    norm: FftNorm,
+) -> Result<Array> {
+    let axes = axes.unwrap_or([-2, -1]);
+    ifftn(a, n.as_ref().map(<[i32; 2]>::as_slice), &axes, norm)
+}
+
+/// [`rfftn`] over two axes, by default the last two.
+///
+/// # Errors
+/// As [`fftn`].
+pub fn rfft2(
+    a: &Array,
+    n: Option<[i32; 2]>,
+    axes: Option<[i32; 2]>,
+    norm: FftNorm,
+) -> Result<Array> {
+    let axes = axes.unwrap_or([-2, -1]);
+    rfftn(a, n.as_ref().map(<[i32; 2]>::as_slice), &axes, norm)
+}
+
+/// [`irfftn`] over two axes, by default the last two.
+///
+/// # Errors
+/// As [`fftn`].
+pub fn irfft2(
+    a: &Array,
+    n: Option<[i32; 2]>,
+    axes: Option<[i32; 2]>,
+    norm: FftNorm,
+) -> Result<Array> {
+    let axes = axes.unwrap_or([-2, -1]);
+    irfftn(a, n.as_ref().map(<[i32; 2]>::as_slice), &axes, norm)
+}
+
 /// The frequencies of [`fft`] for `n` samples `d` apart: float32 `[n]`.
 ///
 /// # Errors

@@ -93,6 +93,34 @@ pub fn einsum(subscripts: &str, operands: &[&Array]) -> Result<Array> {
     ffi::einsum(subscripts, operands)
 }
 
+/// The order in which [`einsum`] contracts; see [`einsum_path`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EinsumPath {
+    /// The operands of each contraction, whose result joins the list at its end.
+    pub steps: Vec<Vec<usize>>,
+    /// MLX's report, for people.
+    pub report: String,
+}
+
+/// The order in which [`einsum`] would contract these operands.
+///
+/// ```
+/// # use mlx_core::{Array, ops::linalg_basic::einsum_path};
+/// let (a, b) = (Array::ones::<f32>(&[2, 3])?, Array::ones::<f32>(&[3, 4])?);
+/// assert_eq!(einsum_path("ij,jk->ik", &[&a, &b])?.steps, [[0, 1]]);
+/// # Ok::<(), mlx_core::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`einsum`].
+pub fn einsum_path(subscripts: &str, operands: &[&Array]) -> Result<EinsumPath> {
+    if operands.is_empty() {
+        return Err(Error::empty_input("einsum_path: `operands`"));
+    }
+    let (steps, report) = crate::ffi::einsum_path(subscripts, operands)?;
+    Ok(EinsumPath { steps, report })
+}
+
 /// Matrix products whose matrices are chosen by index from the leading axes of `a` and `b`.
 ///
 /// # Errors

@@ -112,12 +112,20 @@ pub struct Quantized {
 /// not divide into groups.
 pub fn quantize(w: &Array, layout: QuantizationLayout) -> Result<Quantized> {
     layout.check("quantize")?;
+    quantize_parts(w, layout, None)
+}
+
+fn quantize_parts(
+    w: &Array,
+    layout: QuantizationLayout,
+    global_scale: Option<&Array>,
+) -> Result<Quantized> {
     let parts = ffi::quantize(
         w,
         layout.group_size,
         layout.bits,
         layout.mode.as_str(),
-        None,
+        global_scale,
     )?;
     let mut parts = parts.into_iter();
     match (parts.next(), parts.next()) {
@@ -130,6 +138,45 @@ pub fn quantize(w: &Array, layout: QuantizationLayout) -> Result<Quantized> {
             "quantize gave fewer than two arrays".to_owned(),
         )),
     }
+}
+
+/// [`quantize`] in mode nvfp4 under one more scale for the whole matrix, a float32 scalar.
+///
+/// # Errors
+/// As [`quantize`], or [`Error::Shape`] if `global_scale` is not one float32 number.
+pub fn quantize_with_global_scale(w: &Array, global_scale: &Array) -> Result<Quantized> {
+    check_global("quantize", global_scale)?;
+    let layout = QuantizationLayout::of(QuantizationMode::Nvfp4);
+    quantize_parts(w, layout, Some(global_scale))
+}
+
+/// [`dequantize`] of what [`quantize_with_global_scale`] made.
+///
+/// # Errors
+/// As [`dequantize`], or [`Error::Shape`] if `global_scale` is not one float32 number.
+pub fn dequantize_with_global_scale(
+    w: &Array,
+    scales: &Array,
+    global_scale: &Array,
+    dtype: Option<Dtype>,
+) -> Result<Array> {
+    check_global("dequantize", global_scale)?;
+    let mode = QuantizationMode::Nvfp4.as_str();
+    ffi::dequantize(w, scales, None, None, None, mode, Some(global_scale), dtype)
+}
+
+fn check_global(op: &'static str, scale: &Array) -> Result<()> {
+    if scale.size() == 1 && scale.dtype() == Dtype::Float32 {
+        return Ok(());
+    }
+    Err(Error::shape(
+        op,
+        format!(
+            "a global scale is one float32 number, not {} {:?}",
+            scale.dtype(),
+            scale.shape()
+        ),
+    ))
 }
 
 /// The numbers that a packed matrix stands for: in affine mode of the scales' dtype, else

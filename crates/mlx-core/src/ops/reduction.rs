@@ -2,7 +2,7 @@
 
 use crate::ffi::ops as ffi;
 use crate::shape::every_axis;
-use crate::{Array, Result};
+use crate::{Array, Dtype, Result};
 
 /// The sum of all elements: a scalar.
 ///
@@ -319,6 +319,8 @@ pub struct ScanOptions {
     pub reverse: bool,
     /// Whether each result includes its own element.
     pub inclusive: bool,
+    /// What running sums and products are computed in; the operand's dtype if `None`.
+    pub dtype: Option<Dtype>,
 }
 
 impl Default for ScanOptions {
@@ -326,6 +328,7 @@ impl Default for ScanOptions {
         ScanOptions {
             reverse: false,
             inclusive: true,
+            dtype: None,
         }
     }
 }
@@ -342,6 +345,12 @@ impl ScanOptions {
         self.inclusive = inclusive;
         self
     }
+
+    /// What running sums and products are computed in.
+    pub fn dtype(mut self, dtype: Dtype) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
 }
 
 /// Running sums along `axis`.
@@ -351,7 +360,7 @@ impl ScanOptions {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the axis is out of range.
 pub fn cumsum(a: &Array, axis: i32, options: ScanOptions) -> Result<Array> {
-    ffi::cumsum(a, axis, options.reverse, options.inclusive)
+    ffi::cumsum(a, axis, options.reverse, options.inclusive, options.dtype)
 }
 
 /// Running products along `axis`.
@@ -361,7 +370,7 @@ pub fn cumsum(a: &Array, axis: i32, options: ScanOptions) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the axis is out of range.
 pub fn cumprod(a: &Array, axis: i32, options: ScanOptions) -> Result<Array> {
-    ffi::cumprod(a, axis, options.reverse, options.inclusive)
+    ffi::cumprod(a, axis, options.reverse, options.inclusive, options.dtype)
 }
 
 /// Running maxima along `axis`.

@@ -13,5 +13,8 @@ mod io_gguf_arrays;
 mod io_gguf_hostile;
 mod io_npy;
 mod io_safetensors;
+mod kernels;
+mod limits;
+mod numpy_helpers;
 mod soundness;
 mod threads;
