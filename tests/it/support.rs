@@ -114,6 +114,7 @@ pub(crate) fn program(name: &str) -> Command {
     command
         .env_clear()
         .env("MLX_SYS_OFFLINE", "1")
+        .env("HF_HUB_OFFLINE", "1")
         .stdin(Stdio::null());
     command
 }

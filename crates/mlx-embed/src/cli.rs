@@ -4,14 +4,10 @@
 
 #[path = "cli/encode.rs"]
 mod encode;
-#[path = "cli/failure.rs"]
-mod failure;
 #[path = "cli/model.rs"]
 mod model;
 #[path = "cli/output.rs"]
 mod output;
-#[path = "cli/progress.rs"]
-mod progress;
 #[path = "cli/similarity.rs"]
 mod similarity;
 #[path = "cli/texts.rs"]
@@ -20,8 +16,6 @@ mod texts;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,7 +42,7 @@ enum Command {
 /// Exit codes: 0 for success, 1 for failure, 2 for wrong usage, 130 for Ctrl-C.
 pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log();
+    mlx_lm::cli::log(false);
     let result = match arguments.command {
         Command::Encode(arguments) => encode::run(arguments),
         Command::Similarity(arguments) => similarity::run(arguments),
@@ -57,17 +51,4 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
-}
-
-/// Library events go to standard error: warnings always, more with `RUST_LOG`.
-fn log() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::WARN.into())
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_target(false)
-        .init();
 }

@@ -173,3 +173,18 @@ impl Error {
         }
     }
 }
+
+#[cfg(feature = "cli")]
+impl From<Error> for mlx_lm::cli::Failure {
+    fn from(error: Error) -> Self {
+        if let Error::Cancelled = error {
+            return Self::cut_short();
+        }
+        let hint = error.hint().unwrap_or_default();
+        let failure = Self::from_error(&error, hint);
+        match error {
+            Error::Option { .. } | Error::UnknownPrompt { .. } => failure.into_usage(),
+            _ => failure,
+        }
+    }
+}

@@ -18,8 +18,10 @@ mod python;
 mod reasoning;
 mod strings;
 mod template;
+mod tools;
 
 pub use message::Message;
 pub use options::RenderOptions;
 pub use reasoning::{ReasoningParser, ReasoningText};
 pub use template::{ChatTemplate, ChatTemplates};
+pub use tools::{OutputPart, ToolCall, ToolFormat, ToolParser};

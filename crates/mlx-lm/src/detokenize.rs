@@ -25,6 +25,8 @@ pub struct Detokenizer<'a> {
     plan: &'a DecodePlan,
     stages: Vec<Stage<'a>>,
     skip_special: bool,
+    /// Special tokens that are shown all the same.
+    shown: Vec<u32>,
 }
 
 impl<'a> Detokenizer<'a> {
@@ -34,7 +36,14 @@ impl<'a> Detokenizer<'a> {
             plan,
             stages: plan.start(),
             skip_special,
+            shown: Vec::new(),
         }
+    }
+
+    /// Shows these special tokens as text, whatever happens to the others.
+    pub(crate) fn show(mut self, tokens: Vec<u32>) -> Self {
+        self.shown = tokens;
+        self
     }
 
     /// Takes the next token and returns the text that is now certain, often none.
@@ -43,7 +52,7 @@ impl<'a> Detokenizer<'a> {
     /// [`TextError::Tokenize`](crate::tokenizer::TextError::Tokenize) if the decoder fails.
     pub fn push(&mut self, token: u32) -> Result<String> {
         let mut text = String::new();
-        if self.skip_special && self.plan.is_special(token) {
+        if self.skip_special && self.plan.is_special(token) && !self.shown.contains(&token) {
             return Ok(text);
         }
         if let Some(piece) = self.backend.id_to_token(token) {

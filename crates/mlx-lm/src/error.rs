@@ -98,6 +98,10 @@ pub enum Error {
         /// Its range and the value given.
         message: String,
     },
+    /// The model could not be fetched.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// The cancellation flag was raised.
     #[error("cancelled")]
     Cancelled,
@@ -134,6 +138,8 @@ impl Error {
             Self::Weights { .. } => {
                 "the weights are damaged or of a kind that is not supported; fetch them again"
             }
+            #[cfg(feature = "hub")]
+            Self::Hub(error) => return error.hint(),
             Self::Text(error) => text_hint(error),
             Self::EmptyPrompt => "give some text, or use a chat template",
             Self::PromptTooLong { .. } => {

@@ -3,10 +3,13 @@
 
 pub mod cache;
 pub mod chat;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod config;
 pub mod detokenize;
 mod error;
 pub mod generate;
+pub mod hub;
 pub mod load;
 pub mod models;
 pub mod registry;

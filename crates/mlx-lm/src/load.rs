@@ -4,7 +4,6 @@ mod check;
 mod folder;
 mod generation_config;
 mod gguf;
-mod hub;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,13 +16,14 @@ use serde_json::Value;
 
 use crate::chat::{Message, RenderOptions};
 use crate::generate::{CancelFlag, GenerateOptions, Generation};
+use crate::hub::{HubCache, HubId};
 use crate::registry::{ConfigMap, Constructor, LanguageModel, Registry};
 use crate::sample::SamplingOptions;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
+pub use crate::hub::cached_snapshot;
 pub use generation_config::GenerationConfig;
-pub use hub::cached_snapshot;
 
 /// Lazy weights are computed in steps of about this many bytes, so that a
 /// cancellation is soon noticed.
@@ -260,7 +260,9 @@ fn resolve(model: &Path) -> Result<PathBuf> {
         model: model.display().to_string(),
     };
     let id = model.to_str().ok_or_else(missing)?;
-    cached_snapshot(id, "main").ok_or_else(missing)
+    let id = HubId::parse(id).ok_or_else(missing)?;
+    let cache = HubCache::from_env().ok_or_else(missing)?;
+    cache.snapshot(&id).ok_or_else(missing)
 }
 
 /// How large a model is.

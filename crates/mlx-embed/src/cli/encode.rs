@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use mlx_embed::{CancelFlag, EncodeOptions};
 
-use super::failure::Failure;
-use super::model::{ModelArguments, check, interrupt_flag};
+use mlx_lm::cli::{Failure, interrupt_flag};
+
+use super::model::{ModelArguments, check};
 use super::output::Output;
 use super::texts::Texts;
 

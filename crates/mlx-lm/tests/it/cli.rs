@@ -14,6 +14,7 @@ fn program() -> Command {
     command
         .env_clear()
         .env("MLX_SYS_OFFLINE", "1")
+        .env("HF_HUB_OFFLINE", "1")
         .stdin(Stdio::null());
     command
 }
@@ -394,7 +395,11 @@ fn a_hub_id_is_found_in_the_local_cache() -> Outcome {
     };
     let facts: Value = serde_json::from_slice(&info("someone/tiny")?.stdout)?;
     assert_eq!(facts["model_type"], "qwen3");
-    fails(&info("someone/else")?, 1, "no model at `someone/else`");
+    fails(
+        &info("someone/else")?,
+        1,
+        "`someone/else` is not in the cache",
+    );
     fails(
         &info("../someone/tiny")?,
         1,

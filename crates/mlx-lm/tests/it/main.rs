@@ -12,6 +12,8 @@ mod cache_kinds;
 mod cli;
 mod generate;
 mod gguf;
+#[cfg(feature = "hub")]
+mod hub;
 mod load;
 mod sample;
 mod support;

@@ -4,6 +4,7 @@ mod chat;
 mod encode;
 mod folder;
 mod stream;
+mod tools;
 
 use std::path::{Path, PathBuf};
 

@@ -1,17 +1,14 @@
 //! `mlx-lm generate`: text for a prompt.
 
-use std::io::{Read, Write, stderr, stdin, stdout};
-use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use mlx_lm::chat::Message;
+use mlx_lm::cli::{Failure, Progress, Unit, interrupt_flag, note, read_stdin, write_out};
 use mlx_lm::{CancelFlag, Error, GenerateOptions, Generation, LoadedModel, Stats};
 use serde_json::json;
 
-use super::failure::Failure;
-use super::model;
-use super::progress::{Progress, Unit};
+use super::model::ModelArguments;
 
 /// Arguments of `mlx-lm generate`.
 #[derive(Debug, Args)]
@@ -24,9 +21,8 @@ Examples:
 
 Sampling values that are not given come from the model's generation_config.json.")]
 pub(crate) struct Arguments {
-    /// Model folder, .gguf file or id in the local Hugging Face cache [default: SmolLM2-135M-Instruct]
-    #[arg(long, value_name = "PATH")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArguments,
     /// What to answer or continue; `-` reads standard input
     #[arg(short, long, value_name = "TEXT")]
     prompt: String,
@@ -88,9 +84,9 @@ impl Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let prompt = prompt(&arguments.prompt)?;
-    let cancel = model::interrupt_flag();
+    let cancel = interrupt_flag();
     let started = Instant::now();
-    let model = model::load(arguments.model.as_deref(), arguments.quiet, &cancel)?;
+    let model = arguments.model.load(arguments.quiet, &cancel)?;
     if arguments.verbose {
         let took = started.elapsed().as_secs_f64();
         note(&format!(
@@ -111,22 +107,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn prompt(argument: &str) -> Result<String, Failure> {
-    let text = if argument == "-" {
-        let mut bytes = Vec::new();
-        let read = stdin().lock().read_to_end(&mut bytes);
-        read.map_err(|source| Failure::Stream {
-            what: "read the prompt from standard input",
-            source,
-        })?;
-        let utf8 = String::from_utf8(bytes);
-        utf8.map_err(|_| {
-            Failure::usage(
-                "the prompt on standard input is not UTF-8",
-                "convert it, for example with iconv",
-            )
-        })?
-    } else {
-        argument.to_owned()
+    let text = match argument {
+        "-" => read_stdin("the prompt")?,
+        text => text.to_owned(),
     };
     if text.is_empty() {
         return Err(Failure::usage(
@@ -197,7 +180,7 @@ fn stream(arguments: &Arguments, generation: &mut Generation<'_>) -> Result<Stri
             Ok(segment) => segment,
             Err(Error::Cancelled) if !arguments.json && !text.is_empty() => {
                 write_out("\n")?;
-                return Err(Failure::Interrupted { answering: true });
+                return Err(Failure::cut_short());
             }
             Err(error) => return Err(error.into()),
         };
@@ -210,18 +193,6 @@ fn stream(arguments: &Arguments, generation: &mut Generation<'_>) -> Result<Stri
         write_out("\n")?;
     }
     Ok(text)
-}
-
-fn write_out(text: &str) -> Result<(), Failure> {
-    let mut out = stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(Failure::stdout)
-}
-
-/// Standard error carries what is not the answer; that nobody reads it is no failure.
-fn note(text: &str) {
-    let _ = stderr().write_all(text.as_bytes());
 }
 
 fn summary(stats: &Stats) -> String {

@@ -1,14 +1,11 @@
 //! `mlx-lm info`: what a model is, without running it.
 
-use std::io::{Write, stdout};
-use std::path::PathBuf;
-
 use clap::Args;
 use mlx_lm::LoadedModel;
+use mlx_lm::cli::{Failure, interrupt_flag, write_out};
 use serde_json::{Value, json};
 
-use super::failure::Failure;
-use super::model;
+use super::model::ModelArguments;
 
 /// Arguments of `mlx-lm info`.
 #[derive(Debug, Args)]
@@ -17,17 +14,16 @@ Examples:
   mlx-lm info --model models/qwen3-0.6b
   mlx-lm info --model model.gguf --json")]
 pub(crate) struct Arguments {
-    /// Model folder, .gguf file or id in the local Hugging Face cache [default: SmolLM2-135M-Instruct]
-    #[arg(short, long, value_name = "PATH")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArguments,
     /// Write one JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let cancel = model::interrupt_flag();
-    let model = model::load(arguments.model.as_deref(), arguments.json, &cancel)?;
+    let cancel = interrupt_flag();
+    let model = arguments.model.load(arguments.json, &cancel)?;
     let facts = facts(&model);
     let text = if arguments.json {
         format!(
@@ -46,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         };
         facts.into_iter().map(line).collect()
     };
-    stdout().write_all(text.as_bytes()).map_err(Failure::stdout)
+    write_out(&text)
 }
 
 fn facts(model: &LoadedModel) -> Vec<(&'static str, Value)> {
