@@ -4,9 +4,11 @@
 use std::fs;
 use std::path::PathBuf;
 
+use mlx_core::{Array, Dtype};
 use mlx_lm::cache::CacheOptions;
 use mlx_lm::chat::Message;
-use mlx_lm::{GenerateOptions, LoadedModel, load};
+use mlx_lm::load::{QuantizeOptions, SaveOptions};
+use mlx_lm::{GenerateOptions, LoadedModel, Loader};
 use serde_json::Value;
 
 use crate::support::{
@@ -47,6 +49,24 @@ cases! {
     qwen3_f32: "qwen3/f32",
     qwen3_bf16: "qwen3/bf16",
     qwen3_of_4_and_8_bits_and_a_dense_layer: "qwen3/q4-mixed",
+    gemma2_f32: "gemma2/f32",
+    gemma2_within_its_window: "gemma2/wide",
+    gemma3_text_f32: "gemma3_text/f32",
+    gemma3_text_with_nested_rope_parameters: "gemma3_text/rope-parameters",
+    gemma3_without_its_vision_part: "gemma3/f32",
+    phi3_f32: "phi3/f32",
+    phi3_with_a_sliding_window: "phi3/sliding",
+    phi3_with_longrope_below_its_original_length: "phi3/longrope-short",
+    phi3_with_longrope_beyond_its_original_length: "phi3/longrope-long",
+    smollm3_f32: "smollm3/f32",
+    olmo2_f32: "olmo2/f32",
+    olmo3_f32: "olmo3/f32",
+    granite_f32: "granite/f32",
+    cohere2_f32: "cohere2/f32",
+    glm4_f32: "glm4/f32",
+    gpt2_f32: "gpt2/f32",
+    ministral3_f32: "ministral3/f32",
+    mistral3_without_its_vision_part: "mistral3/f32",
 }
 
 #[test]
@@ -81,15 +101,25 @@ impl Case {
     fn load(path: &str) -> Result<Self, Box<dyn std::error::Error>> {
         let folder = fixture("lm").join(path);
         let note = json(folder.join("note.json"));
-        let model = match note["weights"].as_str() {
-            None => load(&folder)?,
+        let whole = match note["weights"].as_str() {
+            None => copied(&folder),
             Some(lender) => {
                 let whole = copied(folder.join(lender));
                 fs::copy(folder.join("config.json"), whole.path().join("config.json"))?;
-                load(whole.path())?
+                whole
             }
         };
+        let tokenizer = whole.path().join("tokenizer.json");
+        if !tokenizer.exists() {
+            // All cases have the same one.
+            fs::copy(fixture("lm/llama/f32/tokenizer.json"), tokenizer)?;
+        }
         let tolerance = serde_json::from_value(note["tolerance"].clone())?;
+        let dtype = match note["dtype"].as_str() {
+            Some("float32") => Dtype::Float32,
+            _ => Dtype::Bfloat16,
+        };
+        let model = Loader::new(whole.path()).dtype(dtype).load()?;
         Ok(Self {
             model,
             note,
@@ -125,6 +155,16 @@ impl Case {
             tokens.push(next);
         }
         Ok(tokens)
+    }
+
+    /// The case with another model.
+    fn with(&self, model: LoadedModel) -> Self {
+        Self {
+            model,
+            note: self.note.clone(),
+            folder: self.folder.clone(),
+            tolerance: self.tolerance,
+        }
     }
 
     #[track_caller]
@@ -189,6 +229,68 @@ fn check(path: &str) -> Outcome {
     if let Some(chat) = case.note.get("chat") {
         renders(&case.model, chat)?;
     }
+    rows_do_not_mix(&case, &prompt, &one_by_one)?;
+    if case.note["round_trip"] == true {
+        quantised_and_sharded_copies_agree(&case, &prompt)?;
+    }
+    Ok(())
+}
+
+/// A batch of three prompts of one length gives what each gives alone, in one pass and in steps.
+fn rows_do_not_mix(case: &Case, prompt: &[u32], alone: &[f32]) -> Outcome {
+    let model = case.model.model();
+    let length = prompt.len();
+    let turned = |by: usize| prompt.iter().cycle().skip(by).take(length).copied();
+    let rows: Vec<u32> = turned(0).chain(turned(5)).chain(turned(11)).collect();
+    let ids = Array::from_slice::<u32>(&rows, &[3, i32::try_from(length)?])?;
+    let at_once = model.forward(&ids, &mut model.make_cache(&CacheOptions::default()))?;
+    for (row, found) in rows
+        .chunks(length)
+        .zip(values(&at_once).chunks(alone.len()))
+    {
+        case.close("logits of a row", found, &case.logits(row, length)?);
+    }
+    let mut cache = model.make_cache(&CacheOptions::default());
+    let mut steps = Vec::new();
+    for position in 0..length {
+        let column: Vec<u32> = rows.chunks(length).map(|row| row[position]).collect();
+        let logits = model.forward(&Array::from_slice::<u32>(&column, &[3, 1])?, &mut cache)?;
+        steps.extend_from_slice(&values(&logits)[..alone.len() / length]);
+    }
+    case.close("logits of the first row in steps", &steps, alone);
+    Ok(())
+}
+
+/// The model quantised to 4 bits, written in shards and read again, computes what it did before.
+fn quantised_and_sharded_copies_agree(case: &Case, prompt: &[u32]) -> Outcome {
+    let folder = tempfile::TempDir::new()?;
+    let copy = |name: &str| folder.path().join(name);
+    let options = SaveOptions::default().shard_bytes(20_000);
+    case.model.save(copy("dense"), &options)?;
+    let shards = fs::read_dir(copy("dense"))?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".safetensors"))
+        .count();
+    assert!(shards > 1, "{}: one shard", case.folder.display());
+    let again = case.with(Loader::new(copy("dense")).load()?);
+    let dense = case.logits(prompt, prompt.len())?;
+    assert_eq!(again.logits(prompt, prompt.len())?, dense, "sharded copy");
+
+    let quantise = QuantizeOptions::bits(4).group_size(32);
+    let small = case.with(Loader::new(copy("dense")).quantize(quantise).load()?);
+    let coarse = small.logits(prompt, prompt.len())?;
+    assert!(
+        relative_difference(&coarse, &dense) > 1e-3,
+        "nothing was quantised"
+    );
+    small.model.save(copy("small"), &options)?;
+    let stored = case.with(Loader::new(copy("small")).load()?);
+    assert_eq!(stored.logits(prompt, prompt.len())?, coarse, "4-bit copy");
+    case.close(
+        "4-bit logits token by token",
+        &stored.logits(prompt, 1)?,
+        &coarse,
+    );
     Ok(())
 }
 

@@ -23,7 +23,6 @@ import contextlib
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import common
@@ -31,152 +30,20 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import tiny_checkpoint
+from lm_cases import CASES, config_of, text_config_of
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
 PROMPT_LENGTH = 17
 NEW_TOKENS = 64
-
-BASE = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "intermediate_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": tiny_checkpoint.VOCAB_SIZE,
-    "max_position_embeddings": 512,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": True,
-    "hidden_act": "silu",
-    "eos_token_id": 0,
-}
-ARCHITECTURES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
-SHORT, LONG = [1.0, 1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0], [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0]
-
-
-@dataclass
-class Case:
-    model_type: str
-    name: str
-    seed: int = 0
-    dtype: str = "float32"
-    config: dict = field(default_factory=dict)
-    drop: tuple = ()
-    quantization: dict | None = None
-    shards: int = 1
-    chat_template: str | None = None
-    weights: str | None = None
-    # Where mlx-lm departs from the model's own definition, transformers is the oracle.
-    oracle: str = "mlx-lm"
-    why: str = ""
-    cache_invariant: bool = True
-
-    @property
-    def path(self):
-        return f"{self.model_type}/{self.name}"
-
-    @property
-    def sums_matter(self):
-        return self.quantization is not None and self.dtype == "bfloat16"
-
-
-CASES = [
-    Case("llama", "f32", seed=66),
-    Case("llama", "bf16", seed=218, dtype="bfloat16", config={"intermediate_size": 96, "tie_word_embeddings": False}),
-    Case("llama", "bias", seed=34, config={"attention_bias": True, "mlp_bias": True}),
-    Case(
-        "llama", "sharded-rope-llama3", seed=26, shards=2,
-        config={
-            "tie_word_embeddings": False,
-            "rope_theta": 500000.0,
-            "rope_scaling": {
-                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
-            },
-        },
-    ),
-    Case("llama", "q4-f32", seed=95, config={"intermediate_size": 128}, quantization={"group_size": 64, "bits": 4}),
-    Case("llama", "q4-bf16", seed=3208, dtype="bfloat16", config={"intermediate_size": 96}, quantization={"group_size": 32, "bits": 4}),
-    Case("llama", "rope-linear", weights="f32", config={"rope_scaling": {"type": "linear", "factor": 2.0}}),
-    Case(
-        "llama", "rope-dynamic", weights="f32", cache_invariant=False,
-        config={"max_position_embeddings": 8, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
-        why="the base of dynamic NTK follows the length seen so far, so a pass over the whole prompt and one token at a time differ by design",
-    ),
-    Case(
-        "llama", "rope-yarn", weights="f32",
-        config={
-            "rope_scaling": {
-                "rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 32,
-                "beta_fast": 4.0, "beta_slow": 1.0,
-            },
-        },
-    ),
-    Case(
-        "llama", "rope-longrope-short", weights="f32", oracle="transformers",
-        config={
-            "max_position_embeddings": 8192,
-            "rope_scaling": {
-                "rope_type": "longrope", "short_factor": SHORT, "long_factor": LONG,
-                "original_max_position_embeddings": 4096,
-            },
-        },
-        why="mlx-lm always takes the long factors; the reference takes the short ones up to the original length",
-    ),
-    Case(
-        "llama", "rope-longrope-long", weights="f32", oracle="transformers", cache_invariant=False,
-        config={
-            "max_position_embeddings": 512,
-            "rope_scaling": {
-                "rope_type": "longrope", "short_factor": SHORT, "long_factor": LONG,
-                "original_max_position_embeddings": 8,
-            },
-        },
-        why="past the original length the long factors apply, so the first 8 single steps use other factors than one pass",
-    ),
-    Case(
-        "llama", "rope-parameters", weights="f32", oracle="transformers", drop=("rope_theta",),
-        config={"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
-        why="mlx-lm's llama overlooks the nested rope_parameters of transformers 5 and falls back to theta 10000",
-    ),
-    Case("mistral", "f32", seed=17, config={"head_dim": 32, "tie_word_embeddings": False, "sliding_window": None}),
-    Case(
-        "mistral", "sliding", weights="f32", oracle="transformers",
-        config={"head_dim": 32, "tie_word_embeddings": False, "sliding_window": 7},
-        why="mlx-lm reads a mistral through its llama and ignores sliding_window",
-    ),
-    Case("qwen2", "f32", seed=0, config={"tie_word_embeddings": False, "rope_theta": 1000000.0}),
-    Case("qwen2", "bf16", seed=928, dtype="bfloat16", config={"intermediate_size": 96, "rope_theta": 1000000.0}, chat_template="inside"),
-    Case("qwen2", "q4-bf16", seed=6147, dtype="bfloat16", config={"intermediate_size": 96, "rope_theta": 1000000.0, "tie_word_embeddings": False}, quantization={"group_size": 32, "bits": 4}),
-    Case("qwen3", "f32", seed=555, config={"intermediate_size": 96, "head_dim": 32, "rope_theta": 1000000.0}),
-    Case("qwen3", "bf16", seed=635, dtype="bfloat16", config={"intermediate_size": 96, "head_dim": 32, "rope_theta": 1000000.0, "tie_word_embeddings": False}, chat_template="beside"),
-    Case(
-        "qwen3", "q4-mixed", seed=2968, dtype="bfloat16",
-        config={"head_dim": 32, "rope_theta": 1000000.0, "intermediate_size": 128},
-        quantization={
-            "group_size": 64, "bits": 4,
-            "model.layers.0.mlp.down_proj": {"group_size": 32, "bits": 8},
-            "model.layers.1.self_attn.v_proj": False,
-        },
-    ),
-]
+FEWER_TOKENS = 40
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 REASON = {
     "float32": "the same operations in float32, at most in another order",
     "bfloat16": "bfloat16 keeps 8 bits, and two layers of differently fused operations differ by a few of the last",
 }
-
-
-def config_of(case):
-    config = {"architectures": [ARCHITECTURES[case.model_type] + "ForCausalLM"], "model_type": case.model_type}
-    config |= {k: v for k, v in BASE.items() if k not in case.drop} | case.config
-    config["torch_dtype"] = case.dtype
-    if case.quantization:
-        config["quantization"] = case.quantization
-    return config
 
 
 def build(case, seed):
@@ -196,9 +63,55 @@ def build(case, seed):
     return model
 
 
+def build_torch(case, seed):
+    """The random model of a case in the layout that is published, by transformers."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = text_config_of(case)
+    model_type = config.pop("model_type")
+    config = AutoConfig.for_model(model_type, **config, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    rng = np.random.default_rng(seed)
+    seen = set()
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor.data_ptr() in seen:
+            continue
+        seen.add(tensor.data_ptr())
+        value = tiny_checkpoint.random_values(rng, name, tuple(tensor.shape), model_type)
+        with torch.no_grad():
+            tensor.copy_(torch.tensor(value, dtype=torch.float32).to(torch.bfloat16))
+    return model
+
+
+def write_published(folder, case, model):
+    """The weights as transformers saves them, in bfloat16, below the wrapper's prefix if there is one."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model.save_pretrained(scratch)
+        weights = mx.load(str(Path(scratch) / "model.safetensors"))
+    if case.wrap:
+        # The newer of the two orders moves the prefix into `model.` and leaves the head outside.
+        if case.wrap == "language_model.":
+            weights = {case.wrap + key: value for key, value in weights.items()}
+        else:
+            weights = {key.replace("model.", case.wrap, 1): value for key, value in weights.items()}
+        weights["vision_tower.patch_embed.weight" if case.wrap == "language_model." else "model.vision_tower.patch_embed.weight"] = mx.zeros((4, 4))
+    weights = {key: value.astype(mx.bfloat16) for key, value in sorted(weights.items())}
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})
+
+
+def load_mlx(case, folder):
+    """The checkpoint as mlx-lm reads it, computing in the dtype of the case."""
+    model, _ = load_model(folder)
+    if case.maker == "transformers":
+        model.set_dtype(getattr(mx, case.dtype))
+    return model
+
+
 def prompt_of(case):
     # No end of text inside the prompt: token 0 is left out.
-    rng = np.random.default_rng(abs(hash_of(case.weights or case.name)))
+    name = case.model_type if case.maker == "transformers" else case.weights or case.name
+    rng = np.random.default_rng(hash_of(name))
     return rng.integers(1, tiny_checkpoint.VOCAB_SIZE, PROMPT_LENGTH).astype(np.int32)
 
 
@@ -243,14 +156,14 @@ def margin_of(row):
     return (first - second) / np.abs(row).max()
 
 
-def mlx_greedy(model, prompt, floor=0.0):
+def mlx_greedy(model, prompt, floor=0.0, count=NEW_TOKENS):
     """The greedy tokens by an explicit loop, with the smallest margin met; gives up below `floor`."""
     cache = make_prompt_cache(model)
     # All of the prompt but its last token first, as generate_step does it.
     model(mx.array(prompt[:-1])[None], cache=cache)
     logits = model(mx.array(prompt[-1:])[None], cache=cache)[0, -1]
     tokens, margins = [], []
-    for _ in range(NEW_TOKENS):
+    for _ in range(count):
         row = np.array(logits.astype(mx.float32))
         tokens.append(int(row.argmax()))
         margins.append(margin_of(row))
@@ -260,8 +173,12 @@ def mlx_greedy(model, prompt, floor=0.0):
     return tokens, float(min(margins))
 
 
-def torch_model(folder):
+def torch_model(case, folder):
     import torch
+
+    if case.wrap:
+        # transformers would build the other towers as well.
+        return build_torch(case, case.seed)
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -280,7 +197,7 @@ def torch_forward(model, prompt):
     return logits, np.concatenate(steps)
 
 
-def torch_greedy(model, prompt):
+def torch_greedy(model, prompt, floor=0.0, count=NEW_TOKENS):
     import torch
     from transformers import DynamicCache
 
@@ -288,10 +205,12 @@ def torch_greedy(model, prompt):
     ids = torch.tensor(prompt, dtype=torch.long)[None]
     tokens, margins = [], []
     with torch.no_grad():
-        for _ in range(NEW_TOKENS):
+        for _ in range(count):
             row = model(ids, past_key_values=cache, use_cache=True).logits[0, -1].numpy()
             tokens.append(int(row.argmax()))
             margins.append(margin_of(row))
+            if margins[-1] < floor:
+                break
             ids = torch.tensor([[tokens[-1]]])
     return tokens, float(min(margins))
 
@@ -301,6 +220,10 @@ def write_case(case, root):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config_of(case), indent=1) + "\n")
     if case.weights is None:
+        if case.maker == "transformers":
+            # The tokenizer is the one of every other case, so it stands in llama/f32 only.
+            write_published(folder, case, build_torch(case, case.seed))
+            return
         generation = {"eos_token_id": 0, "do_sample": True, "temperature": 0.7, "top_p": 0.9}
         (folder / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
         tiny_checkpoint.write_tokenizer(folder, case.chat_template)
@@ -321,14 +244,15 @@ def write_goldens(case, root, scratch):
     folder = whole_folder(case, root, scratch)
     prompt = prompt_of(case)
     measured = {}
-    ours, _ = load_model(folder)
+    count = FEWER_TOKENS if case.maker == "transformers" else NEW_TOKENS
     if case.oracle == "mlx-lm":
+        ours = load_mlx(case, folder)
         logits, steps = mlx_forward(ours, prompt)
-        greedy, margin = mlx_greedy(ours, prompt)
-        streamed = [int(t) for t, _ in generate_step(mx.array(prompt), ours, max_tokens=NEW_TOKENS)]
+        greedy, margin = mlx_greedy(ours, prompt, count=count)
+        streamed = [int(t) for t, _ in generate_step(mx.array(prompt), ours, max_tokens=count)]
         assert streamed == greedy, f"{case.path}: generate_step and the plain loop disagree"
         if case.dtype == "float32" and not case.quantization:
-            theirs, _ = torch_forward(torch_model(folder), prompt)
+            theirs, _ = torch_forward(torch_model(case, folder), prompt)
             measured["transformers_difference"] = float(f"{common.relative_difference(np.array(logits), theirs):.1e}")
             assert measured["transformers_difference"] < 1e-4, (case.path, measured)
         if case.sums_matter:
@@ -340,11 +264,12 @@ def write_goldens(case, root, scratch):
             gap = common.relative_difference(np.array(logits.astype(mx.float32)), np.array(better.astype(mx.float32)))
             measured["cpu_sums_against_float32_sums"] = float(f"{gap:.1e}")
     else:
-        model = torch_model(folder)
+        model = torch_model(case, folder)
         logits, steps = (mx.array(x) for x in torch_forward(model, prompt))
-        greedy, margin = torch_greedy(model, prompt)
-        wrong, _ = mlx_forward(ours, prompt)
-        measured["mlx_lm_difference"] = float(f"{common.relative_difference(np.array(wrong), np.array(logits)):.1e}")
+        greedy, margin = torch_greedy(model, prompt, count=count)
+        with contextlib.suppress(Exception):  # What mlx-lm gets wrong it may also refuse.
+            wrong, _ = mlx_forward(load_mlx(case, folder), prompt)
+            measured["mlx_lm_difference"] = float(f"{common.relative_difference(np.array(wrong), np.array(logits)):.1e}")
     as_f32 = [np.array(x.astype(mx.float32)) for x in (logits, steps)]
     gap = common.relative_difference(as_f32[1], as_f32[0])
     measured["steps_against_one_pass"] = float(f"{gap:.1e}")
@@ -377,6 +302,7 @@ def write_goldens(case, root, scratch):
         oracle=case.oracle,
         **({"weights": f"../{case.weights}"} if case.weights else {"seed": case.seed}),
         cache_invariant=case.cache_invariant,
+        **({"round_trip": True} if case.maker == "transformers" and case.cache_invariant and not case.weights else {}),
         **chat,
         measured={"smallest_greedy_margin": round(margin, 4), "distinct_greedy_tokens": len(set(greedy)), **measured},
     )
@@ -384,6 +310,8 @@ def write_goldens(case, root, scratch):
 
 def search(case, attempts):
     """Prints the first seed whose every margin is wide and whose tokens do not just loop."""
+    if case.maker == "transformers":
+        return search_torch(case, attempts)
     floor = 0.02 if case.dtype == "float32" else 0.04 if case.sums_matter else 0.05
     for seed in range(attempts):
         model = build(case, seed)
@@ -400,6 +328,15 @@ def search(case, attempts):
     print(case.path, "no seed", flush=True)
 
 
+def search_torch(case, attempts):
+    for seed in range(attempts):
+        tokens, margin = torch_greedy(build_torch(case, seed), prompt_of(case), 0.001, FEWER_TOKENS)
+        if len(tokens) == FEWER_TOKENS and 0 not in tokens and len(set(tokens)) >= 6:
+            print(case.path, {"seed": seed, "margin": round(margin, 4), "distinct": len(set(tokens))}, flush=True)
+            return
+    print(case.path, "no seed", flush=True)
+
+
 def generate(out, args):
     mx.set_default_device(mx.cpu)
     cases = [c for c in CASES if args.only in c.path]
@@ -410,9 +347,9 @@ def generate(out, args):
         return
     root = out / "lm"
     with tempfile.TemporaryDirectory() as scratch:
-        for case in CASES:
+        for case in cases:
             write_case(case, root)
-        for case in CASES:
+        for case in cases:
             write_goldens(case, root, scratch)
 
 
@@ -421,5 +358,5 @@ if __name__ == "__main__":
         "Goldens of the tiny language models",
         generate,
         search={"type": int, "default": 0, "help": "try this many seeds per case instead of writing"},
-        only={"default": "", "help": "with --search: only cases whose path contains this"},
+        only={"default": "", "help": "only cases whose path contains this; a case needs the one whose weights it borrows beside it"},
     )

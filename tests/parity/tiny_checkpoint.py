@@ -85,6 +85,35 @@ def random_weights(model, seed, dtype):
     mx.eval(model.parameters())
 
 
+def random_values(rng, name, shape, model_type):
+    """Random values for one tensor of a published checkpoint; see `random_weights` for the gains."""
+    noise = rng.standard_normal(shape)
+    if "norm" in name or name.split(".")[-2].startswith("ln_"):
+        # Gemma 2 and 3 store what is added to one, and all of them normalise what a layer says:
+        # it has to speak louder than the embedding here too.
+        zero_centred = model_type in ("gemma2", "gemma3_text") or name.endswith("bias")
+        loud = model_type.startswith("gemma") and "post_" in name
+        return (0.0 if zero_centred else 1.0) + (3.0 if loud else 0.0) + 0.1 * noise
+    if name.endswith(("layer_scalar", "per_expert_scale", "router.scale")):
+        return 1 + 0.1 * noise
+    if name.endswith("bias"):
+        return 0.2 * noise
+    if name.endswith("sinks"):
+        return noise
+    if "embed_tokens.weight" in name or "lm_head" in name or "wte" in name:
+        quiet = model_type.startswith(("gemma", "gpt2"))
+        spread, scale = (0.4, 0.06) if quiet else (1.0, 0.25)
+        return noise * np.exp(spread * rng.standard_normal((shape[0], 1))) * scale
+    gain = 2.0
+    if any(part in name for part in ("q_proj", "k_proj", "q_a_proj", "q_b_proj", "kv_a_proj")):
+        gain = 1.5
+    elif "o_proj" in name or "down_proj" in name:
+        gain = 3.0
+    elif "c_proj" in name:
+        gain = 6.0
+    return noise * gain / np.sqrt(shape[-1])
+
+
 def write_weights(folder, model, shards=1):
     """model.safetensors, or `shards` files with the index that names them."""
     weights = dict(sorted(tree_flatten(model.parameters())))

@@ -1,6 +1,6 @@
 //! What the configurations of all architectures have in common.
 
-use mlx_nn::{Rope, RopeParameters, RopeParametersField};
+use mlx_nn::{Rope, RopeKind, RopeParameters, RopeParametersField};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -129,6 +129,66 @@ pub(crate) fn heads(num_attention_heads: i32, head_dim: i32) -> Result<()> {
     }
 }
 
+/// Fails unless heads of attention are of a sound number and width.
+pub(crate) fn attention(
+    num_attention_heads: i32,
+    num_key_value_heads: i32,
+    head_dim: i32,
+) -> Result<()> {
+    positive("num_attention_heads", num_attention_heads)?;
+    positive("num_key_value_heads", num_key_value_heads)?;
+    positive("head_dim", head_dim)?;
+    heads(num_attention_heads, head_dim)?;
+    divisible(
+        "num_attention_heads",
+        num_attention_heads,
+        "num_key_value_heads",
+        num_key_value_heads,
+    )
+}
+
+/// Fails unless each token can use `chosen` of `experts`.
+#[expect(dead_code, reason = "for mixtures of experts")]
+pub(crate) fn experts(field: &str, chosen: i32, experts_field: &str, experts: i32) -> Result<()> {
+    positive(field, chosen)?;
+    positive(experts_field, experts)?;
+    if chosen <= experts {
+        return Ok(());
+    }
+    Err(Error::config(
+        field,
+        format!("{chosen} is more than {experts_field} = {experts}"),
+    ))
+}
+
+/// Fails unless `value` is a finite number above zero.
+pub(crate) fn positive_number(field: &str, value: f32) -> Result<()> {
+    if value.is_finite() && value > 0.0 {
+        Ok(())
+    } else {
+        Err(Error::config(
+            field,
+            format!("must be more than 0, not {value}"),
+        ))
+    }
+}
+
+/// Fails unless `value` is the only one that the architecture has.
+pub(crate) fn only(field: &str, value: Option<&str>, supported: &str) -> Result<()> {
+    match value {
+        Some(other) if other != supported => Err(Error::config(
+            field,
+            format!("`{other}` is not supported, only `{supported}`"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The default of switches that are on.
+pub(crate) const fn yes() -> bool {
+    true
+}
+
 /// Fails unless `divisor` divides `value`.
 pub(crate) fn divisible(field: &str, value: i32, by: &str, divisor: i32) -> Result<()> {
     if divisor > 0 && value % divisor == 0 {
@@ -217,6 +277,7 @@ impl TokenIds {
 }
 
 /// The rotation of layers of one kind, from all places where it may be written.
+#[derive(Default)]
 pub(crate) struct RopeConfig<'a> {
     pub(crate) head_dim: i32,
     pub(crate) slides: bool,
@@ -224,10 +285,27 @@ pub(crate) struct RopeConfig<'a> {
     pub(crate) scaling: Option<&'a RopeParameters>,
     pub(crate) parameters: Option<&'a RopeParametersField>,
     pub(crate) max_position_embeddings: Option<i32>,
+    /// What holds where the parameters themselves say nothing.
+    pub(crate) partial_rotary_factor: Option<f32>,
+    pub(crate) original_max_position_embeddings: Option<i32>,
 }
 
 impl RopeConfig<'_> {
+    /// The rotation itself.
     pub(crate) fn build(&self) -> Result<Rope> {
+        let (field, merged) = self.merged()?;
+        let is_proportional = matches!(merged.kind(), Ok(RopeKind::Proportional));
+        let dims = match is_proportional {
+            // It spreads its wavelengths over the whole head.
+            true => self.head_dim,
+            false => merged.rotary_dims(self.head_dim),
+        };
+        let rope = Rope::from_parameters(dims, &merged, self.max_position_embeddings);
+        rope.map_err(|error| Error::config(field, error.to_string()))
+    }
+
+    /// All settings in one place, and the field that they are from.
+    pub(crate) fn merged(&self) -> Result<(&'static str, RopeParameters)> {
         let layer_type = if self.slides {
             "sliding_attention"
         } else {
@@ -243,7 +321,11 @@ impl RopeConfig<'_> {
             })
         };
         let parameters = self.parameters.map(own).transpose()?;
-        let merged = RopeParameters::from_config(self.theta, self.scaling, parameters.as_ref());
+        let mut merged = RopeParameters::from_config(self.theta, self.scaling, parameters.as_ref());
+        merged.partial_rotary_factor = merged.partial_rotary_factor.or(self.partial_rotary_factor);
+        merged.original_max_position_embeddings = merged
+            .original_max_position_embeddings
+            .or(self.original_max_position_embeddings);
         let field = if self.parameters.is_some() {
             "rope_parameters"
         } else {
@@ -258,8 +340,6 @@ impl RopeConfig<'_> {
                 format!("`factor` must be more than 0, not {factor}"),
             ));
         }
-        let dims = merged.rotary_dims(self.head_dim);
-        let rope = Rope::from_parameters(dims, &merged, self.max_position_embeddings);
-        rope.map_err(|error| Error::config(field, error.to_string()))
+        Ok((field, merged))
     }
 }

@@ -4,6 +4,8 @@ mod check;
 mod folder;
 mod generation_config;
 mod gguf;
+mod quantize;
+mod save;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,13 +19,15 @@ use serde_json::Value;
 use crate::chat::{Message, RenderOptions};
 use crate::generate::{CancelFlag, GenerateOptions, Generation};
 use crate::hub::{HubCache, HubId};
-use crate::registry::{ConfigMap, Constructor, LanguageModel, Registry};
+use crate::registry::{self, ConfigMap, Constructor, LanguageModel, Registry};
 use crate::sample::SamplingOptions;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 pub use crate::hub::cached_snapshot;
 pub use generation_config::GenerationConfig;
+pub use quantize::{MixedRecipe, QuantizeOptions, dequantize_model, quantize_model};
+pub use save::{SaveOptions, save_model};
 
 /// Lazy weights are computed in steps of about this many bytes, so that a
 /// cancellation is soon noticed.
@@ -61,6 +65,8 @@ pub struct Loader<'a> {
     model: PathBuf,
     registry: Registry,
     dtype: Option<Dtype>,
+    quantize: Option<QuantizeOptions>,
+    dequantize: bool,
     cancel: CancelFlag,
     progress: Option<Box<dyn FnMut(LoadProgress) + 'a>>,
 }
@@ -81,6 +87,8 @@ impl<'a> Loader<'a> {
             model: model.as_ref().to_owned(),
             registry: Registry::new(),
             dtype: None,
+            quantize: None,
+            dequantize: false,
             cancel: CancelFlag::new(),
             progress: None,
         }
@@ -100,6 +108,19 @@ impl<'a> Loader<'a> {
     /// a CPU.
     pub fn dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = Some(dtype);
+        self
+    }
+
+    /// Quantises the weights as they are loaded; those that are stored quantised stay as they are.
+    pub fn quantize(mut self, options: QuantizeOptions) -> Self {
+        self.quantize = Some(options);
+        self
+    }
+
+    /// Makes stored quantised weights dense, before [`quantize`](Self::quantize) if both are asked
+    /// for.
+    pub fn dequantize(mut self, dequantize: bool) -> Self {
+        self.dequantize = dequantize;
         self
     }
 
@@ -145,12 +166,14 @@ impl<'a> Loader<'a> {
         let Source {
             constructor,
             config,
+            mut text_config,
             generation,
             mut weights,
             quantization,
             mut tokenizer,
         } = source;
-        let mut model = constructor(&config, &mut weights)?;
+        infer_tied_head(&mut text_config, &weights);
+        let mut model = constructor(&text_config, &mut weights)?;
         if let Some(dtype) = self.dtype {
             weights = cast(weights, dtype)?;
         }
@@ -161,6 +184,12 @@ impl<'a> Loader<'a> {
             options = options.quantization(quantization);
         }
         load_weights(model.as_mut(), weights, &options)?;
+        if self.dequantize {
+            dequantize_model(model.as_mut(), self.dtype)?;
+        }
+        if let Some(options) = &self.quantize {
+            let _count = quantize_model(model.as_mut(), options)?;
+        }
         materialise(model.as_ref(), &monitor.cancel)?;
         tokenizer.add_eos_ids(generation.eos_token_ids.iter().copied());
         tracing::debug!(path = %path.display(), "model loaded");
@@ -169,6 +198,7 @@ impl<'a> Loader<'a> {
             tokenizer,
             generation,
             config,
+            text_config,
             path: path.to_owned(),
         })
     }
@@ -222,6 +252,8 @@ struct Source {
     /// cannot be built.
     constructor: Constructor,
     config: ConfigMap,
+    /// The part of it that the language model is built from.
+    text_config: ConfigMap,
     generation: GenerationConfig,
     weights: Weights,
     /// What the configuration says about quantised layers; the arrays decide.
@@ -229,10 +261,26 @@ struct Source {
     tokenizer: Tokenizer,
 }
 
+/// Weights that decide discrete choices or long products keep the precision they were trained in.
+const FLOAT32_WEIGHTS: &[&str] = &["e_score_correction_bias", "expert_bias", "A_log"];
+
+/// Says in the configuration whether the head is the embedding, where it leaves that open: defaults
+/// differ, the weights do not lie.
+fn infer_tied_head(config: &mut ConfigMap, weights: &Weights) {
+    let key = "tie_word_embeddings";
+    if !config.contains_key(key) {
+        let has_head = weights.keys().any(|key| key.ends_with("lm_head.weight"));
+        config.insert(key.to_owned(), Value::Bool(!has_head));
+    }
+}
+
 /// Floating-point arrays in `dtype`, scales and biases of quantised ones too.
 fn cast(weights: Weights, dtype: Dtype) -> Result<Weights> {
     let cast = |(key, array): (String, Array)| {
-        let array = if array.dtype().is_floating() {
+        let exact = FLOAT32_WEIGHTS.iter().any(|name| key.ends_with(name));
+        let array = if exact && array.dtype().is_floating() {
+            astype(&array, Dtype::Float32)?
+        } else if array.dtype().is_floating() {
             astype(&array, dtype)?
         } else {
             array
@@ -242,10 +290,17 @@ fn cast(weights: Weights, dtype: Dtype) -> Result<Weights> {
     weights.into_iter().map(cast).collect()
 }
 
-/// The constructor for the `model_type` of a configuration.
-fn constructor(registry: &Registry, config: &ConfigMap) -> Result<Constructor> {
-    match config.get("model_type") {
-        Some(Value::String(model_type)) => registry.constructor(model_type),
+/// The constructor for the `model_type` of a configuration, and what to give it: the text part of
+/// a multimodal configuration, unless the caller brought an architecture for the whole.
+fn constructor(registry: &Registry, config: &ConfigMap) -> Result<(Constructor, ConfigMap)> {
+    if let Some(Value::String(model_type)) = config.get("model_type")
+        && registry.is_added(model_type)
+    {
+        return Ok((registry.constructor(model_type)?, config.clone()));
+    }
+    let text = registry::text_config(config);
+    match text.get("model_type") {
+        Some(Value::String(model_type)) => Ok((registry.constructor(model_type)?, text)),
         Some(_) => Err(Error::config("model_type", "is not a string")),
         None => Err(Error::config("model_type", "is missing")),
     }
@@ -286,6 +341,7 @@ pub struct LoadedModel {
     tokenizer: Tokenizer,
     generation: GenerationConfig,
     config: ConfigMap,
+    text_config: ConfigMap,
     path: PathBuf,
 }
 
@@ -310,6 +366,13 @@ impl LoadedModel {
     #[must_use]
     pub fn config(&self) -> &ConfigMap {
         &self.config
+    }
+
+    /// The configuration that the language model was built from: the one as read, or the text part
+    /// of a multimodal one.
+    #[must_use]
+    pub fn text_config(&self) -> &ConfigMap {
+        &self.text_config
     }
 
     /// The folder or file that the model was loaded from.

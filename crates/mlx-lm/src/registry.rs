@@ -103,6 +103,7 @@ macro_rules! architectures {
         /// Every `model_type` that the crate itself knows, in registry order.
         pub const MODEL_TYPES: &[&str] = &[$($($model_type),+),+];
 
+        /// The constructor of an architecture of this crate.
         fn builtin(model_type: &str) -> Option<Constructor> {
             match model_type {
                 $($($model_type)|+ => Some(|config, weights| {
@@ -117,9 +118,75 @@ macro_rules! architectures {
 }
 
 architectures! {
+    cohere2: "cohere2",
+    gemma2: "gemma2",
+    gemma3_text: "gemma3_text",
+    glm4: "glm4",
+    gpt2: "gpt2",
+    granite: "granite",
     llama: "llama" | "mistral",
-    qwen2: "qwen2",
-    qwen3: "qwen3",
+    ministral3: "ministral3",
+    olmo2: "olmo2",
+    olmo3: "olmo3",
+    phi3: "phi3",
+    qwen2: "qwen2" | "qwen2_vl_text" | "qwen2_5_vl_text",
+    qwen3: "qwen3" | "qwen3_vl_text",
+    smollm3: "smollm3",
+}
+
+/// Multimodal architectures of which the language model is loaded, and its type where the
+/// configuration of the text part does not say it.
+const WRAPPERS: &[(&str, &str)] = &[
+    ("gemma3", "gemma3_text"),
+    ("mistral3", "mistral"),
+    ("qwen2_5_vl", "qwen2"),
+    ("qwen2_vl", "qwen2"),
+    ("qwen3_vl", "qwen3"),
+];
+
+/// What a wrapper says for its text part as well.
+const INHERITED_KEYS: &[&str] = &[
+    "tie_word_embeddings",
+    "quantization",
+    "quantization_config",
+    "eos_token_id",
+    "torch_dtype",
+    "vocab_size",
+];
+
+/// The configuration of the language model in that of a multimodal one, or of a text model as it
+/// stands.
+pub(crate) fn text_config(config: &ConfigMap) -> ConfigMap {
+    let model_type = config.get("model_type").and_then(Value::as_str);
+    let inner = WRAPPERS
+        .iter()
+        .find(|(outer, _)| Some(*outer) == model_type)
+        .map(|(_, inner)| Value::from(*inner));
+    let Some(Value::Object(text)) = config.get("text_config") else {
+        // Early configurations keep the text part's keys beside `vision_config`.
+        let mut flat = config.clone();
+        if let Some(inner) = inner {
+            flat.insert("model_type".to_owned(), inner);
+            flat.remove("vision_config");
+        }
+        return flat;
+    };
+    let mut text = text.clone();
+    for &key in INHERITED_KEYS {
+        if let Some(value) = config.get(key) {
+            text.entry(key).or_insert_with(|| value.clone());
+        }
+    }
+    if let Some(model_type) = inner.or_else(|| config.get("model_type").cloned()) {
+        text.entry("model_type").or_insert(model_type);
+    }
+    let text_model_type = text.get("model_type").and_then(Value::as_str);
+    tracing::warn!(
+        model_type,
+        text_model_type,
+        "loading the language model alone, without what sees or hears"
+    );
+    text
 }
 
 /// The architectures that loading chooses from: those of this crate, and any
@@ -146,6 +213,11 @@ impl Registry {
         self
     }
 
+    /// Whether the caller added an architecture of this `model_type`.
+    pub(crate) fn is_added(&self, model_type: &str) -> bool {
+        self.added.contains_key(model_type)
+    }
+
     /// Finds the constructor for a `model_type`.
     ///
     /// # Errors
@@ -166,7 +238,9 @@ impl Registry {
     pub fn model_types(&self) -> Vec<String> {
         let mut all: Vec<String> = MODEL_TYPES
             .iter()
-            .map(|&name| name.to_owned())
+            .copied()
+            .chain(WRAPPERS.iter().map(|(outer, _)| *outer))
+            .map(str::to_owned)
             .chain(self.added.keys().cloned())
             .collect();
         all.sort();

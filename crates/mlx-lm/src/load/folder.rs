@@ -24,16 +24,17 @@ pub(super) fn read(
     let config = object(&folder.join("config.json"))?.ok_or_else(|| Error::MissingFile {
         file: "config.json".to_owned(),
     })?;
-    let constructor = constructor(registry, &config)?;
+    let (constructor, text_config) = constructor(registry, &config)?;
     let generation = object(&folder.join("generation_config.json"))?.unwrap_or_default();
     let generation = GenerationConfig::read(&config, &generation)?;
     let file = open(folder)?;
-    let quantization = quantization(&config)?;
+    let quantization = quantization(&text_config)?;
     let tokenizer = Tokenizer::from_folder(folder)?;
     let weights = weights(&file, monitor)?;
     Ok(Source {
         constructor,
         config,
+        text_config,
         generation,
         weights,
         quantization,
@@ -87,9 +88,17 @@ fn quantization(config: &ConfigMap) -> Result<Option<Quantization>> {
     {
         return Err(Error::config(format!("{key}.{part}"), "is missing"));
     }
-    Quantization::deserialize(entry)
-        .map(Some)
-        .map_err(|error| Error::config(key, error.to_string()))
+    let mut quantization =
+        Quantization::deserialize(entry).map_err(|error| Error::config(key, error.to_string()))?;
+    // Layers are named as in the wrapper, whose prefix the weights lose.
+    quantization.overrides = std::mem::take(&mut quantization.overrides)
+        .into_iter()
+        .map(|(path, layer)| {
+            let inner = path.strip_prefix("language_model.").map(str::to_owned);
+            (inner.unwrap_or(path), layer)
+        })
+        .collect();
+    Ok(Some(quantization))
 }
 
 /// The files that the index names, or else every `model*.safetensors`.

@@ -28,7 +28,7 @@ pub(super) fn read(
     let file = GgufFile::open(path)?;
     let architecture = Architecture::of(&file)?;
     let config = config::read(&file, architecture)?;
-    let constructor = constructor(registry, &config)?;
+    let (constructor, text_config) = constructor(registry, &config)?;
     let generation = GenerationConfig::read(&config, &ConfigMap::new())?;
     let tokenizer = Tokenizer::from_gguf(&vocab::read(file.metadata())?)?;
     let dtype = dtype.unwrap_or_else(default_dtype);
@@ -36,6 +36,7 @@ pub(super) fn read(
     Ok(Source {
         constructor,
         config,
+        text_config,
         generation,
         weights,
         quantization: None,

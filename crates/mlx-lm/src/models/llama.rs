@@ -131,6 +131,7 @@ impl Config {
             scaling: self.rope_scaling.as_ref(),
             parameters: self.rope_parameters.as_ref(),
             max_position_embeddings: self.max_position_embeddings,
+            ..config::RopeConfig::default()
         };
         rope.build()
             .map(|rope| rope.traditional(self.rope_traditional))
@@ -346,7 +347,7 @@ impl LanguageModel for Model {
 /// Fails if two weights would end up under one key.
 pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
     // Multimodal checkpoints keep their text part under `language_model.`.
-    sanitize::unwrap_language_model(weights)?;
+    sanitize::text_part(weights)?;
     // Checkpoints of 2023 store the rotary frequencies that the model computes.
     weights.drop_suffix("self_attn.rotary_emb.inv_freq");
     if config.tie_word_embeddings {

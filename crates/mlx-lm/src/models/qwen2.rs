@@ -131,6 +131,7 @@ impl Config {
             scaling: self.rope_scaling.as_ref(),
             parameters: self.rope_parameters.as_ref(),
             max_position_embeddings: self.max_position_embeddings,
+            ..config::RopeConfig::default()
         };
         rope.build()
             .map(|rope| rope.traditional(self.rope_traditional))
@@ -341,7 +342,7 @@ impl LanguageModel for Model {
 /// Fails if two weights would end up under one key.
 pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
     // The Qwen2-VL family keeps its text part under `language_model.`.
-    sanitize::unwrap_language_model(weights)?;
+    sanitize::text_part(weights)?;
     if config.tie_word_embeddings {
         weights.drop_prefix("lm_head.");
     }

@@ -40,7 +40,7 @@ pub enum TextError {
     /// The tokenizer refused an input.
     #[error("{operation}: {message}")]
     Tokenize {
-        /// `encode` or `decode`.
+        /// `encode`, `decode` or `save`.
         operation: &'static str,
         /// The tokenizer's own words.
         message: String,

@@ -90,6 +90,19 @@ impl Tokenizer {
         Self::assemble(backend, SpecialTokens::default(), ChatTemplates::default())
     }
 
+    /// The tokenizer as the text of a `tokenizer.json`, without templates and special roles.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenize`] if it cannot be written down.
+    pub fn to_json(&self) -> Result<String> {
+        self.backend
+            .to_string(true)
+            .map_err(|error| TextError::Tokenize {
+                operation: "save",
+                message: error.to_string(),
+            })
+    }
+
     /// Builds the tokenizer that a GGUF file describes in its metadata.
     ///
     /// # Errors

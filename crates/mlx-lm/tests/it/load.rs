@@ -46,12 +46,12 @@ fn refused(changes: serde_json::Value, part: &str) -> Outcome {
 }
 
 #[test]
-fn every_registered_type_loads() -> Outcome {
-    for model_type in mlx_lm::registry::MODEL_TYPES {
+fn llama_like_types_load() -> Outcome {
+    for model_type in ["llama", "mistral", "qwen2", "qwen3"] {
         let model = load(checkpoint(&config(model_type))?.path())?;
         assert_eq!(model.model().vocab_size(), 4096);
         assert_eq!(model.model().max_position_embeddings(), Some(128));
-        assert_eq!(model.config()["model_type"], *model_type);
+        assert_eq!(model.config()["model_type"], model_type);
     }
     Ok(())
 }

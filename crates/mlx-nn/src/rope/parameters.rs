@@ -52,6 +52,9 @@ pub struct RopeParameters {
     pub short_mscale: Option<f32>,
     /// longrope: the amplification beyond the original context.
     pub long_mscale: Option<f32>,
+    /// By how much queries grow with the logarithm of their position beyond the original context,
+    /// which the attention does, not the rotation.
+    pub llama_4_scaling_beta: Option<f32>,
     /// mrope: how the rotated features are shared out among time, height and width.
     pub mrope_section: Option<Vec<i32>>,
 }

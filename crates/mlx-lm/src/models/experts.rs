@@ -1,0 +1,79 @@
+//! Choosing experts and adding up what they say.
+
+use mlx_core::Array;
+use mlx_core::Dtype;
+use mlx_core::ops::arithmetic::{multiply, sigmoid};
+use mlx_core::ops::indexing::{put_along_axis, slice, take_along_axis};
+use mlx_core::ops::misc::{argpartition, stop_gradient, topk};
+use mlx_core::ops::reduction::sum_axes;
+use mlx_core::ops::shape::{expand_dims, flatten, unflatten};
+
+use crate::Result;
+
+/// The `count` largest of `scores [.., E]`: indices `[.., K]`, in no particular order.
+pub(super) fn best(scores: &Array, count: i32) -> Result<Array> {
+    let order = argpartition(scores, -count, -1)?;
+    let stops = order.shape().to_vec();
+    let mut starts = vec![0; stops.len()];
+    if let (Some(start), Some(stop)) = (starts.last_mut(), stops.last()) {
+        *start = stop - count;
+    }
+    Ok(stop_gradient(&slice(&order, &starts, &stops)?)?)
+}
+
+/// Outputs `[.., K, D]` of the chosen experts, added up by their weights `[.., K]`.
+pub(super) fn weighted_sum(outputs: &Array, weights: &Array) -> Result<Array> {
+    let weighted = multiply(outputs, &expand_dims(weights, &[-1])?)?;
+    Ok(sum_axes(&weighted, &[-2], false)?.astype(outputs.dtype())?)
+}
+
+/// How DeepSeek-V3 and its kin choose: each expert is scored by itself with a sigmoid, and a bias
+/// that evens out the load takes part in the choice but not in the weights ("DeepSeek-V3 Technical
+/// Report", 2024).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SigmoidRouter {
+    pub(super) num_experts_per_tok: i32,
+    /// Experts stand in this many groups, of which `topk_group` are in the running.
+    pub(super) n_group: i32,
+    pub(super) topk_group: i32,
+    pub(super) routed_scaling_factor: f32,
+    pub(super) norm_topk_prob: bool,
+}
+
+impl SigmoidRouter {
+    /// Indices and weights `[.., K]` for router logits `[.., E]`; the weights are float32.
+    pub(super) fn choose(&self, logits: &Array, bias: &Array) -> Result<(Array, Array)> {
+        let scores = sigmoid(&logits.astype(Dtype::Float32)?)?;
+        let mut ranked = (&scores + bias)?;
+        if self.n_group > 1 {
+            let grouped = unflatten(&ranked, -1, &[self.n_group, -1])?;
+            // A group is worth its two best experts.
+            let worth = sum_axes(&topk(&grouped, 2, -1)?, &[-1], true)?;
+            ranked = without_weak_groups(&grouped, &worth, self.n_group - self.topk_group)?;
+        }
+        let chosen = best(&ranked, self.num_experts_per_tok)?;
+        let mut weights = take_along_axis(&scores, &chosen, -1)?;
+        if self.norm_topk_prob && self.num_experts_per_tok > 1 {
+            weights = (&weights / sum_axes(&weights, &[-1], true)?)?;
+        }
+        Ok((chosen, (weights * self.routed_scaling_factor)?))
+    }
+}
+
+/// Scores `[.., G, E / G]` with those of the `count` groups of the least worth `[.., G, 1]` set to
+/// zero, flattened to `[.., E]`.
+pub(super) fn without_weak_groups(scores: &Array, worth: &Array, count: i32) -> Result<Array> {
+    if count <= 0 {
+        return Ok(flatten(scores, -2, -1)?);
+    }
+    let order = argpartition(worth, count - 1, -2)?;
+    let mut stops = order.shape().to_vec();
+    let groups = stops.len().saturating_sub(2);
+    if let Some(stop) = stops.get_mut(groups) {
+        *stop = count;
+    }
+    let weakest = stop_gradient(&slice(&order, &vec![0; stops.len()], &stops)?)?;
+    let zero = Array::scalar_dtype(0.0, scores.dtype())?;
+    let kept = put_along_axis(scores, &weakest, &zero, -2)?;
+    Ok(flatten(&kept, -2, -1)?)
+}

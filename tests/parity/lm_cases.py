@@ -1,0 +1,402 @@
+"""The cases of lm.py: configurations of tiny models, and the seeds of their weights."""
+
+from dataclasses import dataclass, field
+
+import tiny_checkpoint
+
+BASE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": tiny_checkpoint.VOCAB_SIZE,
+    "max_position_embeddings": 512,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+    "eos_token_id": 0,
+}
+ARCHITECTURES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+SHORT, LONG = [1.0, 1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0], [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0]
+
+
+@dataclass
+class Case:
+    model_type: str
+    name: str
+    seed: int = 0
+    dtype: str = "float32"
+    config: dict = field(default_factory=dict)
+    drop: tuple = ()
+    quantization: dict | None = None
+    shards: int = 1
+    chat_template: str | None = None
+    weights: str | None = None
+    # Where mlx-lm departs from the model's own definition, transformers is the oracle.
+    oracle: str = "mlx-lm"
+    # Who makes the weights: transformers writes the layout that is published.
+    maker: str = "mlx-lm"
+    # Before which key the text part of a multimodal checkpoint stands.
+    wrap: str | None = None
+    why: str = ""
+    cache_invariant: bool = True
+
+    @property
+    def path(self):
+        return f"{self.model_type}/{self.name}"
+
+    @property
+    def sums_matter(self):
+        return self.quantization is not None and self.dtype == "bfloat16"
+
+
+CASES = [
+    Case("llama", "f32", seed=66),
+    Case("llama", "bf16", seed=218, dtype="bfloat16", config={"intermediate_size": 96, "tie_word_embeddings": False}),
+    Case("llama", "bias", seed=34, config={"attention_bias": True, "mlp_bias": True}),
+    Case(
+        "llama", "sharded-rope-llama3", seed=26, shards=2,
+        config={
+            "tie_word_embeddings": False,
+            "rope_theta": 500000.0,
+            "rope_scaling": {
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+            },
+        },
+    ),
+    Case("llama", "q4-f32", seed=95, config={"intermediate_size": 128}, quantization={"group_size": 64, "bits": 4}),
+    Case("llama", "q4-bf16", seed=3208, dtype="bfloat16", config={"intermediate_size": 96}, quantization={"group_size": 32, "bits": 4}),
+    Case("llama", "rope-linear", weights="f32", config={"rope_scaling": {"type": "linear", "factor": 2.0}}),
+    Case(
+        "llama", "rope-dynamic", weights="f32", cache_invariant=False,
+        config={"max_position_embeddings": 8, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+        why="the base of dynamic NTK follows the length seen so far, so a pass over the whole prompt and one token at a time differ by design",
+    ),
+    Case(
+        "llama", "rope-yarn", weights="f32",
+        config={
+            "rope_scaling": {
+                "rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 32,
+                "beta_fast": 4.0, "beta_slow": 1.0,
+            },
+        },
+    ),
+    Case(
+        "llama", "rope-longrope-short", weights="f32", oracle="transformers",
+        config={
+            "max_position_embeddings": 8192,
+            "rope_scaling": {
+                "rope_type": "longrope", "short_factor": SHORT, "long_factor": LONG,
+                "original_max_position_embeddings": 4096,
+            },
+        },
+        why="mlx-lm always takes the long factors; the reference takes the short ones up to the original length",
+    ),
+    Case(
+        "llama", "rope-longrope-long", weights="f32", oracle="transformers", cache_invariant=False,
+        config={
+            "max_position_embeddings": 512,
+            "rope_scaling": {
+                "rope_type": "longrope", "short_factor": SHORT, "long_factor": LONG,
+                "original_max_position_embeddings": 8,
+            },
+        },
+        why="past the original length the long factors apply, so the first 8 single steps use other factors than one pass",
+    ),
+    Case(
+        "llama", "rope-parameters", weights="f32", oracle="transformers", drop=("rope_theta",),
+        config={"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+        why="mlx-lm's llama overlooks the nested rope_parameters of transformers 5 and falls back to theta 10000",
+    ),
+    Case("mistral", "f32", seed=17, config={"head_dim": 32, "tie_word_embeddings": False, "sliding_window": None}),
+    Case(
+        "mistral", "sliding", weights="f32", oracle="transformers",
+        config={"head_dim": 32, "tie_word_embeddings": False, "sliding_window": 7},
+        why="mlx-lm reads a mistral through its llama and ignores sliding_window",
+    ),
+    Case("qwen2", "f32", seed=0, config={"tie_word_embeddings": False, "rope_theta": 1000000.0}),
+    Case("qwen2", "bf16", seed=928, dtype="bfloat16", config={"intermediate_size": 96, "rope_theta": 1000000.0}, chat_template="inside"),
+    Case("qwen2", "q4-bf16", seed=6147, dtype="bfloat16", config={"intermediate_size": 96, "rope_theta": 1000000.0, "tie_word_embeddings": False}, quantization={"group_size": 32, "bits": 4}),
+    Case("qwen3", "f32", seed=555, config={"intermediate_size": 96, "head_dim": 32, "rope_theta": 1000000.0}),
+    Case("qwen3", "bf16", seed=635, dtype="bfloat16", config={"intermediate_size": 96, "head_dim": 32, "rope_theta": 1000000.0, "tie_word_embeddings": False}, chat_template="beside"),
+    Case(
+        "qwen3", "q4-mixed", seed=2968, dtype="bfloat16",
+        config={"head_dim": 32, "rope_theta": 1000000.0, "intermediate_size": 128},
+        quantization={
+            "group_size": 64, "bits": 4,
+            "model.layers.0.mlp.down_proj": {"group_size": 32, "bits": 8},
+            "model.layers.1.self_attn.v_proj": False,
+        },
+    ),
+]
+
+# The published layout: transformers makes the weights, stored in bfloat16 to keep them small and
+# computed in float32 by everybody.
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": tiny_checkpoint.VOCAB_SIZE,
+    "max_position_embeddings": 512,
+    "hidden_act": "silu",
+    "eos_token_id": 0,
+    "bos_token_id": None,
+    "pad_token_id": None,
+}
+YARN = {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16,
+    "beta_fast": 4.0, "beta_slow": 1.0,
+}
+GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, "hidden_activation": "gelu_pytorch_tanh", "rope_theta": 10000.0}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+MLA = {
+    "kv_lora_rank": 32, "q_lora_rank": 32, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 32,
+    "num_key_value_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2,
+    "routed_scaling_factor": 1.5, "rope_theta": 10000.0,
+    "rope_scaling": YARN | {"type": "yarn", "mscale": 0.7, "mscale_all_dim": 0.9},
+}
+WINDOW = "mlx-lm ignores the sliding window of this architecture"
+
+
+def published(model_type, name="f32", seed=0, drop=("hidden_act",), **fields):
+    fields.setdefault("maker", "transformers")
+    return Case(model_type, name, seed=seed, drop=drop, **fields)
+
+
+CASES += [
+    published(
+        "gemma2", oracle="transformers", why="mlx-lm gives every layer full attention",
+        config=GEMMA | {"sliding_window": 7, "attn_logit_softcapping": 20.0, "final_logit_softcapping": 40.0},
+    ),
+    published(
+        "gemma2", "wide", weights="f32",
+        config=GEMMA | {"sliding_window": 4096, "attn_logit_softcapping": 20.0, "final_logit_softcapping": 40.0},
+    ),
+    published(
+        "gemma3_text", seed=2, oracle="transformers", why="mlx-lm rounds the factor of the embeddings to bfloat16 in float32 too",
+        config=GEMMA | {
+            "num_hidden_layers": 4, "sliding_window": 7, "sliding_window_pattern": 3, "rope_theta": 1000000.0,
+            "rope_local_base_freq": 10000.0, "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "num_key_value_heads": 1,
+        },
+    ),
+    published(
+        "gemma3_text", "rope-parameters", weights="f32", oracle="transformers",
+        why="mlx-lm overlooks layer_types and rope_parameters here",
+        config={k: v for k, v in GEMMA.items() if k != "rope_theta"} | {
+            "num_hidden_layers": 4, "sliding_window": 5, "num_key_value_heads": 1,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0},
+            },
+        },
+    ),
+    published(
+        "gemma3", seed=2, wrap="language_model.", oracle="transformers",
+        why="mlx-lm rounds the factor of the embeddings to bfloat16 in float32 too",
+        config=GEMMA | {
+            "num_hidden_layers": 3, "sliding_window": 7, "sliding_window_pattern": 2, "rope_theta": 1000000.0,
+            "rope_local_base_freq": 10000.0, "num_key_value_heads": 1,
+        },
+    ),
+    published("phi3", seed=1, drop=(), config={"rope_theta": 10000.0}),
+    published(
+        "phi3", "sliding", weights="f32", drop=(), oracle="transformers", why=WINDOW,
+        config={"rope_theta": 10000.0, "sliding_window": 6},
+    ),
+    published(
+        "phi3", "longrope-short", weights="f32", drop=(), oracle="transformers",
+        why="mlx-lm always takes the long factors; the reference takes the short ones up to the original length",
+        config={
+            "rope_theta": 10000.0, "original_max_position_embeddings": 256, "partial_rotary_factor": 0.5,
+            "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.3], "long_factor": [1.0, 6.0]},
+        },
+    ),
+    published(
+        "phi3", "longrope-long", weights="f32", drop=(), oracle="transformers", cache_invariant=False,
+        why="past the original length the long factors apply, so the first 8 single steps use other factors than one pass",
+        config={
+            "rope_theta": 10000.0, "original_max_position_embeddings": 8, "partial_rotary_factor": 0.5,
+            "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.3], "long_factor": [1.0, 6.0]},
+        },
+    ),
+    published(
+        "smollm3", drop=(),
+        config={"num_hidden_layers": 3, "no_rope_layer_interval": 2, "rope_theta": 50000.0, "tie_word_embeddings": True},
+    ),
+    published("olmo2", drop=(), config={"rope_theta": 500000.0, "tie_word_embeddings": False}),
+    published(
+        "olmo3", drop=(),
+        config={
+            "num_hidden_layers": 4, "sliding_window": 6, "rope_theta": 500000.0, "tie_word_embeddings": False,
+            "rope_scaling": YARN,
+        },
+    ),
+    published(
+        "granite", drop=(),
+        config={
+            "logits_scaling": 4.0, "attention_multiplier": 0.4, "embedding_multiplier": 0.5, "residual_multiplier": 0.6,
+            "attention_bias": False, "mlp_bias": True, "rope_theta": 10000.0, "tie_word_embeddings": True,
+        },
+    ),
+    published(
+        "cohere2", drop=("rms_norm_eps",),
+        config={
+            "num_hidden_layers": 4, "sliding_window": 6, "sliding_window_pattern": 3, "layer_norm_eps": 1e-5,
+            "logit_scale": 0.25, "head_dim": 8, "rope_theta": 50000.0, "tie_word_embeddings": True,
+        },
+    ),
+    published(
+        "glm4", drop=(),
+        config={
+            "head_dim": 16, "partial_rotary_factor": 0.5, "attention_bias": True, "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+        },
+    ),
+    published(
+        "gpt2", seed=3, oracle="transformers", why="mlx-lm reads checkpoints of the bare model only",
+        drop=(
+            "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads",
+            "rms_norm_eps", "max_position_embeddings", "hidden_act",
+        ),
+        config={
+            "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "n_ctx": 128, "layer_norm_epsilon": 1e-5,
+            "activation_function": "gelu_new", "tie_word_embeddings": True,
+        },
+    ),
+    published(
+        "ministral3", drop=(),
+        config={
+            "head_dim": 16, "tie_word_embeddings": False, "sliding_window": None,
+            "rope_parameters": YARN | {
+                "rope_theta": 1000000.0, "llama_4_scaling_beta": 0.3, "mscale": 1.0, "mscale_all_dim": 1.0,
+            },
+        },
+    ),
+    published(
+        "mistral3", drop=(), wrap="model.language_model.",
+        config={
+            "head_dim": 16, "tie_word_embeddings": False, "sliding_window": None,
+            "rope_parameters": YARN | {
+                "rope_theta": 1000000.0, "llama_4_scaling_beta": 0.3, "mscale": 1.0, "mscale_all_dim": 1.0,
+            },
+        },
+    ),
+    published(
+        "mixtral", seed=3, drop=(),
+        config={
+            "num_local_experts": 4, "num_experts_per_tok": 2, "rope_theta": 1000000.0, "sliding_window": None,
+            "tie_word_embeddings": False,
+        },
+    ),
+    published(
+        "qwen2_moe", drop=(), oracle="transformers", why="mlx-lm overlooks norm_topk_prob and decoder_sparse_step here",
+        config=EXPERTS | {
+            "shared_expert_intermediate_size": 32, "decoder_sparse_step": 2, "rope_theta": 1000000.0,
+            "tie_word_embeddings": False,
+        },
+    ),
+    published(
+        "qwen2_moe", "plain", drop=(),
+        config=EXPERTS | {
+            "norm_topk_prob": False, "shared_expert_intermediate_size": 32, "rope_theta": 1000000.0,
+            "tie_word_embeddings": False, "decoder_sparse_step": 1,
+        },
+    ),
+    published(
+        "qwen3_moe", seed=1, drop=(),
+        config=EXPERTS | {
+            "num_hidden_layers": 3, "head_dim": 16, "decoder_sparse_step": 1, "mlp_only_layers": [1],
+            "rope_theta": 1000000.0, "tie_word_embeddings": False,
+        },
+    ),
+    published(
+        "gpt_oss", drop=(), oracle="transformers", why="mlx-lm reads experts in mxfp4 only",
+        config={
+            "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"], "rope_theta": 150000.0,
+            "rope_scaling": YARN | {"truncate": False}, "tie_word_embeddings": False, "attention_bias": True,
+        },
+    ),
+    published(
+        "glm4_moe", drop=(),
+        config={
+            "num_hidden_layers": 3, "head_dim": 16, "partial_rotary_factor": 0.5, "attention_bias": True,
+            "use_qk_norm": True, "rope_theta": 1000000.0, "tie_word_embeddings": False, "n_group": 1, "topk_group": 1,
+            "n_shared_experts": 1, "n_routed_experts": 8, "routed_scaling_factor": 1.5, "num_experts_per_tok": 2,
+            "first_k_dense_replace": 1, "moe_intermediate_size": 32, "norm_topk_prob": True, "rope_scaling": None,
+        },
+    ),
+    published(
+        "deepseek_v2", seed=1, drop=(),
+        config=MLA | {"topk_method": "group_limited_greedy", "tie_word_embeddings": False},
+    ),
+    published(
+        "deepseek_v2", "lite", drop=(), oracle="transformers",
+        why="mlx-lm cannot do without rope_scaling",
+        config=MLA | {
+            "topk_method": "greedy", "q_lora_rank": None, "rope_scaling": None, "n_group": 1, "topk_group": 1,
+            "tie_word_embeddings": False,
+        },
+    ),
+    published(
+        "deepseek_v3", seed=1, drop=(),
+        config=MLA | {
+            "topk_method": "noaux_tc", "scoring_func": "sigmoid", "norm_topk_prob": True, "tie_word_embeddings": False,
+        },
+    ),
+    published(
+        "gemma4_text",
+        config={
+            "num_hidden_layers": 6, "head_dim": 8, "global_head_dim": 16, "hidden_activation": "gelu_pytorch_tanh",
+            "sliding_window": 6, "num_kv_shared_layers": 2, "use_double_wide_mlp": True,
+            "layer_types": ["sliding_attention", "full_attention"] * 3, "final_logit_softcapping": 40.0,
+            "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": tiny_checkpoint.VOCAB_SIZE,
+            "num_key_value_heads": 1, "intermediate_size": 32,
+        },
+    ),
+    published(
+        "gemma4_text", "experts", seed=3,
+        config={
+            "num_hidden_layers": 2, "head_dim": 8, "global_head_dim": 16, "hidden_activation": "gelu_pytorch_tanh",
+            "sliding_window": 6, "num_kv_shared_layers": 0, "use_double_wide_mlp": False, "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1, "layer_types": ["sliding_attention", "full_attention"],
+            "final_logit_softcapping": 40.0, "hidden_size_per_layer_input": 0, "enable_moe_block": True,
+            "num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 32,
+        },
+    ),
+]
+
+# What stands inside a multimodal configuration, and its class in transformers.
+INNER = {"gemma3": "gemma3_text", "mistral3": "ministral3", "gemma4": "gemma4_text"}
+
+
+def text_config_of(case):
+    """The configuration of the language model itself."""
+    base = SMALL if case.maker == "transformers" else BASE
+    config = {"model_type": INNER.get(case.model_type, case.model_type)}
+    return config | {k: v for k, v in base.items() if k not in case.drop} | case.config
+
+
+def config_of(case):
+    """config.json."""
+    if case.maker == "transformers":
+        config = text_config_of(case)
+        if case.wrap:
+            config = {"model_type": case.model_type, "text_config": config, "vision_config": {"hidden_size": 8}}
+        config["torch_dtype"] = "bfloat16"
+    else:
+        config = {"architectures": [ARCHITECTURES[case.model_type] + "ForCausalLM"]} | text_config_of(case)
+        config["torch_dtype"] = case.dtype
+    if case.quantization:
+        config["quantization"] = case.quantization
+    return config
