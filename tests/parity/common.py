@@ -97,6 +97,10 @@ def compare(fresh_root, stored_root):
         elif fresh.name == "note.json":
             if _strip(json.loads(fresh.read_text())) != _strip(json.loads(stored.read_text())):
                 problems.append(f"{stored}: changed")
+        elif fresh.suffix == ".mlxfn":
+            # Arrays are named by their addresses; the goldens say what the function computes.
+            if fresh.stat().st_size != stored.stat().st_size:
+                problems.append(f"{stored}: changed its size")
         elif fresh.read_bytes() != stored.read_bytes():
             problems.append(f"{stored}: changed")
     return problems

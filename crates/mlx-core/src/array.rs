@@ -3,11 +3,14 @@
 mod create;
 mod display;
 pub(crate) mod index;
+pub(crate) mod iter;
+pub(crate) mod literal;
 #[rustfmt::skip]
 #[path = "array/methods.gen.rs"]
 mod methods;
 pub(crate) mod operators;
 mod read;
+pub(crate) mod view;
 
 use crate::{Dtype, Error, Result, ffi, shape};
 

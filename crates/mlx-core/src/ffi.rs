@@ -12,12 +12,19 @@
 pub mod blas;
 mod deep;
 pub(crate) mod distributed;
+#[cfg(feature = "dlpack")]
+pub mod dlpack;
 pub(crate) mod kernel;
 pub mod lock;
+mod memory;
 pub(crate) mod mmap;
 #[path = "ffi/ops.gen.rs"]
 pub(crate) mod ops;
 pub(crate) mod runtime;
+mod slice;
+
+pub(crate) use self::memory::{Memory, memory};
+pub use self::slice::ArraySlice;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
@@ -483,6 +490,37 @@ pub(crate) fn array_from_bytes(bytes: &[u8], dims: &[i32], dtype: Dtype) -> Resu
     })
 }
 
+/// Makes an array of `dims`, which hold `size` elements, and lets `fill` write them.
+pub(crate) fn array_build<T: Element>(
+    dims: &[i32],
+    size: usize,
+    fill: impl FnOnce(&mut [T]) -> Result<()>,
+) -> Result<Array> {
+    let array = one("build", &[], Stream::Current, |out, _, error| {
+        // SAFETY: no data to copy: the shim allocates and clears the bytes.
+        unsafe {
+            mlx_sys::array_from_data(
+                out,
+                std::ptr::null(),
+                size * size_of::<T>(),
+                dims.as_ptr(),
+                dims.len(),
+                T::DTYPE.code(),
+                error,
+            )
+        }
+    })?;
+    if size == 0 {
+        fill(&mut [])?;
+        return Ok(array);
+    }
+    let data = memory(&array)?.as_ptr().cast_mut().cast::<T>();
+    // SAFETY: the array was made above and nothing else knows it; its memory holds `size` elements,
+    // aligned by MLX's allocator, of which zero is a valid value.
+    fill(unsafe { std::slice::from_raw_parts_mut(data, size) })?;
+    Ok(array)
+}
+
 /// A slice of elements as its bytes.
 pub(crate) fn bytes_of<T: Element>(data: &[T]) -> &[u8] {
     // SAFETY: elements are plain values without padding.
@@ -498,153 +536,50 @@ pub(crate) fn array_from_scalar<T: Element>(value: T) -> Result<Array> {
     })
 }
 
-/// Takes a vector over without copying it. The caller has checked that it fills `dims`.
+/// Takes a vector over. The caller has checked that it fills `dims`.
 pub(crate) fn array_from_vec<T: Element>(data: Vec<T>, dims: &[i32]) -> Result<Array> {
-    unsafe extern "C" fn release<T>(payload: *mut c_void) {
-        // SAFETY: the payload is the box below, released once. May run on a thread of MLX's:
-        // elements have no destructor, so only memory is freed.
-        drop(unsafe { Box::from_raw(payload.cast::<Vec<T>>()) });
-    }
     if data.is_empty() {
         return array_from_bytes(&[], dims, T::DTYPE);
     }
     let mut owner = Box::new(data);
     let pointer = owner.as_mut_ptr();
+    // SAFETY: the memory is the vector's, which holds an element for each place of `dims`; elements
+    // have no destructor, so any thread may free it.
+    unsafe { array_from_foreign(pointer.cast(), dims, T::DTYPE, owner) }
+}
+
+/// Makes an array of memory that `owner` keeps alive, and that MLX may write.
+///
+/// # Safety
+/// `data` must be aligned for the dtype, hold an element for each place of `dims`, and be nobody
+/// else's until `owner` is dropped, which may happen on any thread.
+pub(crate) unsafe fn array_from_foreign<O>(
+    data: *mut c_void,
+    dims: &[i32],
+    dtype: Dtype,
+    owner: Box<O>,
+) -> Result<Array> {
+    unsafe extern "C" fn release<O>(payload: *mut c_void) {
+        // SAFETY: the payload is the box below, released once.
+        drop(unsafe { Box::from_raw(payload.cast::<O>()) });
+    }
     let payload = Box::into_raw(owner);
     one("from_vec", &[], Stream::Current, |out, _, error| {
-        // SAFETY: the vector's memory lives until `release`, which the shim calls exactly once.
+        // SAFETY: the caller's promise; the memory lives until `release`, which the shim calls
+        // exactly once.
         unsafe {
             mlx_sys::array_from_owned_data(
                 out,
-                pointer.cast(),
+                data,
                 dims.as_ptr(),
                 dims.len(),
-                T::DTYPE.code(),
+                dtype.code(),
                 payload.cast(),
-                Some(release::<T>),
+                Some(release::<O>),
                 error,
             )
         }
     })
-}
-
-/// The memory of an evaluated array.
-pub(crate) struct Memory<'a> {
-    data: *const u8,
-    strides: Vec<i64>,
-    pub(crate) row_contiguous: bool,
-    array: &'a Array,
-}
-
-/// Evaluates the array and looks at its memory. The memory stays as it is while the array is
-/// borrowed: MLX writes only into buffers that nothing else refers to.
-pub(crate) fn memory(array: &Array) -> Result<Memory<'_>> {
-    let _guard = runtime::enter();
-    let mut data = std::ptr::null();
-    let mut data_size = 0;
-    let mut strides = vec![0i64; array.ndim()];
-    let mut row_contiguous = false;
-    let mut error = error_slot();
-    // SAFETY: every out-parameter is valid; `strides` has room for each dimension.
-    let status = unsafe {
-        mlx_sys::array_read(
-            array.as_raw(),
-            &raw mut data,
-            &raw mut data_size,
-            strides.as_mut_ptr(),
-            &raw mut row_contiguous,
-            &raw mut error,
-        )
-    };
-    if status != 0 {
-        return Err(describe(error, "eval", &[]));
-    }
-    Ok(Memory {
-        data: data.cast(),
-        strides,
-        row_contiguous,
-        array,
-    })
-}
-
-impl<'a> Memory<'a> {
-    /// The elements, if they lie in row-major order without gaps.
-    pub(crate) fn as_slice<T: Element>(&self) -> Option<&'a [T]> {
-        if !self.row_contiguous || !T::ANY_BYTES_VALID {
-            return None;
-        }
-        if self.array.size() == 0 {
-            return Some(&[]);
-        }
-        // SAFETY: the caller has compared the dtype; a row-contiguous array has `size` elements
-        // from `data` on, aligned by MLX's allocator or by the vector they came from.
-        Some(unsafe { std::slice::from_raw_parts(self.data.cast::<T>(), self.array.size()) })
-    }
-
-    /// The bytes, if the elements lie in row-major order without gaps.
-    pub(crate) fn as_bytes(&self) -> Option<&'a [u8]> {
-        if !self.row_contiguous {
-            return None;
-        }
-        if self.array.size() == 0 {
-            return Some(&[]);
-        }
-        // SAFETY: as in `as_slice`; bytes have no validity of their own.
-        Some(unsafe { std::slice::from_raw_parts(self.data, self.array.nbytes()) })
-    }
-
-    /// The elements in row-major order, whatever the strides.
-    pub(crate) fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        let shape = self.array.shape();
-        let size = self.array.size();
-        // A broadcast array has more elements than memory behind it.
-        let mut out = Vec::new();
-        out.try_reserve_exact(size).map_err(|error| {
-            Error::OutOfMemory(format!("{size} elements of {}: {error}", T::DTYPE))
-        })?;
-        if let Some(slice) = self.as_slice::<T>() {
-            out.extend_from_slice(slice);
-            return Ok(out);
-        }
-        if size == 0 {
-            return Ok(out);
-        }
-        let mut index = vec![0i32; shape.len()];
-        let mut offset: i64 = 0;
-        loop {
-            out.push(self.element(offset));
-            // Advances the index like an odometer, last axis first.
-            let mut axis = shape.len();
-            loop {
-                if axis == 0 {
-                    return Ok(out);
-                }
-                axis -= 1;
-                index[axis] += 1;
-                offset += self.strides[axis];
-                if index[axis] < shape[axis] {
-                    break;
-                }
-                offset -= self.strides[axis] * i64::from(shape[axis]);
-                index[axis] = 0;
-            }
-        }
-    }
-
-    fn element<T: Element>(&self, offset: i64) -> T {
-        #[allow(
-            clippy::cast_possible_truncation,
-            reason = "offsets address memory that exists"
-        )]
-        let place = self.data.cast::<T>().wrapping_offset(offset as isize);
-        if T::ANY_BYTES_VALID {
-            // SAFETY: `offset` is that of an element of the array, and the dtype was compared.
-            unsafe { place.read() }
-        } else {
-            // SAFETY: as above, read as the byte that it is.
-            T::from_f64(f64::from(unsafe { place.cast::<u8>().read() }))
-        }
-    }
 }
 
 impl Array {

@@ -29,6 +29,7 @@ mod error;
 mod eval;
 #[doc(hidden)]
 pub mod ffi;
+pub mod interop;
 pub mod io;
 pub mod kernel;
 pub mod memory;
@@ -40,12 +41,16 @@ mod stream;
 
 pub use array::Array;
 pub use array::index::{Ellipsis, Index, IndexOp, IntoIndex, NewAxis};
+pub use array::iter::AxisIter;
+pub use array::literal::{Nested, NestedOf};
 pub use array::operators::Scalar;
+pub use array::view::{ElementIter, Elements};
 pub use device::{Device, DeviceInfo, DeviceType};
 pub use dtype::{Dtype, DtypeCategory, FloatInfo, IntInfo, result_type};
 pub use element::{Complex32, Element};
 pub use error::{EmptyInput, Error, Result};
 pub use eval::{async_eval, eval};
+pub use ffi::ArraySlice;
 pub use half::{bf16, f16};
 pub use shape::{IntoShape, broadcast_shapes};
 pub use stream::Stream;

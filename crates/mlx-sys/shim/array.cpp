@@ -44,7 +44,11 @@ int mlxs_array_from_data(
     }
     if (nbytes > 0) {
       auto target = buffer.buffer();
-      std::memcpy(target.raw_ptr(), data, nbytes);
+      if (data == nullptr) {
+        std::memset(target.raw_ptr(), 0, nbytes);
+      } else {
+        std::memcpy(target.raw_ptr(), data, nbytes);
+      }
     }
     store(out, mx::array(std::move(buffer), shape(dims, ndim), dtype(code)));
   });

@@ -65,7 +65,7 @@ void mlxs_array_clone(mlxs_array* out, const mlxs_array* a);
 void mlxs_array_drop(mlxs_array* a);
 void mlxs_array_list_free(mlxs_array_list* list);
 
-/// Copies `nbytes` bytes of row-major data.
+/// Copies `nbytes` bytes of row-major data; with a null `data` they are zeros.
 int mlxs_array_from_data(mlxs_array* out, const void* data, size_t nbytes, const int32_t* shape,
                          size_t ndim, int32_t dtype, mlxs_error* error);
 /// Takes `data` over without a copy where the back end can; `release(payload)` is called exactly
@@ -343,14 +343,10 @@ int mlxs_vjp(mlxs_array_list* outputs, mlxs_array_list* products, mlxs_closure c
 int mlxs_jvp(mlxs_array_list* outputs, mlxs_array_list* products, mlxs_closure closure,
              const mlxs_array* primals, size_t n_primals, const mlxs_array* tangents,
              size_t n_tangents, mlxs_error* error);
-int mlxs_vmap(mlxs_closure* out, mlxs_closure closure, const int32_t* in_axes, size_t n_in_axes,
-              const int32_t* out_axes, size_t n_out_axes, mlxs_error* error);
 int mlxs_checkpoint(mlxs_closure* out, mlxs_closure closure, mlxs_error* error);
 /// `id` must never be reused: MLX keys its cache of compiled graphs by it.
 int mlxs_compile(mlxs_closure* out, mlxs_closure closure, uintptr_t id, bool shapeless,
                  mlxs_error* error);
-/// Forgets what the calling thread compiled under `id`.
-int mlxs_compile_erase(uintptr_t id, mlxs_error* error);
 int mlxs_set_compile_mode(int32_t mode, mlxs_error* error);
 
 /// A hook without a function pointer keeps MLX's own derivative. Each payload given is dropped
@@ -372,6 +368,58 @@ int mlxs_custom_function(mlxs_closure* out, mlxs_closure closure, mlxs_hooks hoo
 /// How many calls deep MLX's recursive walks of the graph of `arrays` go. Stops counting nodes
 /// that it has seen, as those walks do.
 size_t mlxs_graph_depth(const mlxs_arrays* arrays);
+
+// ---- compiled graphs, exported functions, graphs as text ----------------------------------
+
+/// Keeps a thread's cache of compiled graphs alive, so that its end, and what it holds, can be
+/// timed by the caller: MLX itself frees it when the thread ends, outside any lock.
+typedef struct mlxs_compile_cache {
+  void* ctx;
+} mlxs_compile_cache;
+/// The calling thread's.
+int mlxs_compile_cache_hold(mlxs_compile_cache* out, mlxs_error* error);
+/// Forgets `id`, on any thread.
+int mlxs_compile_cache_erase(mlxs_compile_cache cache, uintptr_t id, mlxs_error* error);
+void mlxs_compile_cache_free(mlxs_compile_cache cache);
+
+/// Calls the closure on slices of the inputs along `in_axes` (-1: the whole input) and stacks each
+/// of its outputs, however many, along a new first axis.
+int mlxs_vmap_call(mlxs_array_list* out, mlxs_closure closure, const mlxs_array* inputs,
+                   const int32_t* in_axes, size_t n_inputs, mlxs_error* error);
+
+/// An owning handle of a file that traces of a function are being written to. The file is complete
+/// when the handle has been freed. After a failed trace the handle may only be freed.
+typedef struct mlxs_exporter {
+  void* ctx;
+} mlxs_exporter;
+int mlxs_exporter_new(mlxs_exporter* out, const char* path, mlxs_closure closure, bool shapeless,
+                      const char* metadata, size_t n_metadata, mlxs_error* error);
+/// Calls the closure twice with `args` followed by `kwargs` in the order of their names.
+int mlxs_exporter_trace(mlxs_exporter exporter, const mlxs_array* args, size_t n_args,
+                        const char* const* names, const mlxs_array* kwargs, size_t n_kwargs,
+                        mlxs_error* error);
+void mlxs_exporter_free(mlxs_exporter exporter);
+
+/// An owning handle of a function read from a file. The file must be one that MLX wrote: nothing
+/// in it is checked.
+typedef struct mlxs_imported {
+  void* ctx;
+} mlxs_imported;
+int mlxs_import_function(mlxs_imported* out, const char* path, mlxs_error* error);
+int mlxs_imported_call(mlxs_array_list* out, mlxs_imported imported, const mlxs_array* args,
+                       size_t n_args, const char* const* names, const mlxs_array* kwargs,
+                       size_t n_kwargs, mlxs_error* error);
+/// Lives as long as the handle; not NUL-terminated. Lock-free.
+const char* mlxs_imported_metadata(mlxs_imported imported, size_t* length);
+void mlxs_imported_free(mlxs_imported imported);
+
+/// Calls `write` once with the graph that `outputs` depend on, as text or in Graphviz's language.
+/// `names` are those of `named`; other arrays are called A, B, C, ….
+int mlxs_graph_write(bool dot, const mlxs_array* outputs, size_t n_outputs,
+                     const char* const* names, const mlxs_array* named, size_t n_named,
+                     void* context,
+                     void (*write)(void* context, const char* text, size_t length),
+                     mlxs_error* error);
 
 // ---- version ------------------------------------------------------------------------------
 

@@ -204,20 +204,6 @@ int mlxs_jvp(
   });
 }
 
-int mlxs_vmap(
-    mlxs_closure* out,
-    mlxs_closure closure,
-    const int32_t* in_axes,
-    size_t n_in_axes,
-    const int32_t* out_axes,
-    size_t n_out_axes,
-    mlxs_error* error) {
-  return guard(error, [&] {
-    out->ctx = new Function(mx::vmap(
-        *function(closure), ints(in_axes, n_in_axes), ints(out_axes, n_out_axes)));
-  });
-}
-
 int mlxs_checkpoint(mlxs_closure* out, mlxs_closure closure, mlxs_error* error) {
   return guard(error, [&] { out->ctx = new Function(mx::checkpoint(*function(closure))); });
 }
@@ -231,10 +217,6 @@ int mlxs_compile(
   return guard(error, [&] {
     out->ctx = new Function(mx::detail::compile(*function(closure), id, shapeless));
   });
-}
-
-int mlxs_compile_erase(uintptr_t id, mlxs_error* error) {
-  return guard(error, [&] { mx::detail::compile_erase(mx::detail::compile_cache(), id); });
 }
 
 int mlxs_set_compile_mode(int32_t mode, mlxs_error* error) {

@@ -61,7 +61,7 @@ unsafe extern "C" {
     pub fn array_list_free(list: *mut array_list);
 }
 unsafe extern "C" {
-    /// Copies `nbytes` bytes of row-major data.
+    /// Copies `nbytes` bytes of row-major data; with a null `data` they are zeros.
     #[link_name = "\u{1}mlxs_array_from_data"]
     pub fn array_from_data(
         out: *mut array,
@@ -759,18 +759,6 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[link_name = "\u{1}mlxs_vmap"]
-    pub fn vmap(
-        out: *mut closure,
-        closure: closure,
-        in_axes: *const i32,
-        n_in_axes: usize,
-        out_axes: *const i32,
-        n_out_axes: usize,
-        error: *mut error,
-    ) -> ::core::ffi::c_int;
-}
-unsafe extern "C" {
     #[link_name = "\u{1}mlxs_checkpoint"]
     pub fn checkpoint(
         out: *mut closure,
@@ -788,11 +776,6 @@ unsafe extern "C" {
         shapeless: bool,
         error: *mut error,
     ) -> ::core::ffi::c_int;
-}
-unsafe extern "C" {
-    /// Forgets what the calling thread compiled under `id`.
-    #[link_name = "\u{1}mlxs_compile_erase"]
-    pub fn compile_erase(id: usize, error: *mut error) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
     #[link_name = "\u{1}mlxs_set_compile_mode"]
@@ -827,6 +810,145 @@ unsafe extern "C" {
  that it has seen, as those walks do.*/
     #[link_name = "\u{1}mlxs_graph_depth"]
     pub fn graph_depth(arrays: *const arrays) -> usize;
+}
+/** Keeps a thread's cache of compiled graphs alive, so that its end, and what it holds, can be
+ timed by the caller: MLX itself frees it when the thread ends, outside any lock.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct compile_cache {
+    pub ctx: *mut ::core::ffi::c_void,
+}
+unsafe extern "C" {
+    /// The calling thread's.
+    #[link_name = "\u{1}mlxs_compile_cache_hold"]
+    pub fn compile_cache_hold(
+        out: *mut compile_cache,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    /// Forgets `id`, on any thread.
+    #[link_name = "\u{1}mlxs_compile_cache_erase"]
+    pub fn compile_cache_erase(
+        cache: compile_cache,
+        id: usize,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_compile_cache_free"]
+    pub fn compile_cache_free(cache: compile_cache);
+}
+unsafe extern "C" {
+    /** Calls the closure on slices of the inputs along `in_axes` (-1: the whole input) and stacks each
+ of its outputs, however many, along a new first axis.*/
+    #[link_name = "\u{1}mlxs_vmap_call"]
+    pub fn vmap_call(
+        out: *mut array_list,
+        closure: closure,
+        inputs: *const array,
+        in_axes: *const i32,
+        n_inputs: usize,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+/** An owning handle of a file that traces of a function are being written to. The file is complete
+ when the handle has been freed. After a failed trace the handle may only be freed.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct exporter {
+    pub ctx: *mut ::core::ffi::c_void,
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_exporter_new"]
+    pub fn exporter_new(
+        out: *mut exporter,
+        path: *const ::core::ffi::c_char,
+        closure: closure,
+        shapeless: bool,
+        metadata: *const ::core::ffi::c_char,
+        n_metadata: usize,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    /// Calls the closure twice with `args` followed by `kwargs` in the order of their names.
+    #[link_name = "\u{1}mlxs_exporter_trace"]
+    pub fn exporter_trace(
+        exporter: exporter,
+        args: *const array,
+        n_args: usize,
+        names: *const *const ::core::ffi::c_char,
+        kwargs: *const array,
+        n_kwargs: usize,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_exporter_free"]
+    pub fn exporter_free(exporter: exporter);
+}
+/** An owning handle of a function read from a file. The file must be one that MLX wrote: nothing
+ in it is checked.*/
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct imported {
+    pub ctx: *mut ::core::ffi::c_void,
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_import_function"]
+    pub fn import_function(
+        out: *mut imported,
+        path: *const ::core::ffi::c_char,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_imported_call"]
+    pub fn imported_call(
+        out: *mut array_list,
+        imported: imported,
+        args: *const array,
+        n_args: usize,
+        names: *const *const ::core::ffi::c_char,
+        kwargs: *const array,
+        n_kwargs: usize,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    /// Lives as long as the handle; not NUL-terminated. Lock-free.
+    #[link_name = "\u{1}mlxs_imported_metadata"]
+    pub fn imported_metadata(
+        imported: imported,
+        length: *mut usize,
+    ) -> *const ::core::ffi::c_char;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_imported_free"]
+    pub fn imported_free(imported: imported);
+}
+unsafe extern "C" {
+    /** Calls `write` once with the graph that `outputs` depend on, as text or in Graphviz's language.
+ `names` are those of `named`; other arrays are called A, B, C, ….*/
+    #[link_name = "\u{1}mlxs_graph_write"]
+    pub fn graph_write(
+        dot: bool,
+        outputs: *const array,
+        n_outputs: usize,
+        names: *const *const ::core::ffi::c_char,
+        named: *const array,
+        n_named: usize,
+        context: *mut ::core::ffi::c_void,
+        write: ::core::option::Option<
+            unsafe extern "C" fn(
+                context: *mut ::core::ffi::c_void,
+                text: *const ::core::ffi::c_char,
+                length: usize,
+            ),
+        >,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
     /// MLX's version at run time, static storage.

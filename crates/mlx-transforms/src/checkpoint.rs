@@ -15,6 +15,6 @@ pub fn checkpoint<F>(f: F) -> Result<impl Fn(&[Array]) -> Result<Vec<Array>> + '
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
 {
-    let closure = Closure::new(f)?.checkpoint()?;
+    let closure = Closure::kept(f)?.checkpoint()?;
     Ok(move |inputs: &[Array]| closure.call(inputs))
 }

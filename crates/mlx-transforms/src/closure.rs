@@ -5,15 +5,30 @@
 //!   the destructor of what it captured) runs without it;
 //! - a payload is a thin pointer to a boxed function; the shim drops it exactly once, through the
 //!   destructor that came with it;
-//! - no panic crosses the boundary.
+//! - no panic crosses the boundary;
+//! - a function that arrays may keep (the derivatives of custom functions, in the graph) is bound to
+//!   its thread, because arrays may leave it and the function may not; the types of this crate keep
+//!   the others where they belong.
 
-use std::any::Any;
-use std::ffi::{c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod callbacks;
+mod compiled;
+mod export;
+mod graph;
+mod home;
+
+use std::ffi::c_int;
 use std::ptr::null_mut;
+use std::sync::Arc;
 
-use mlx_core::ffi::{self, ArrayList, lock};
-use mlx_core::{Array, Error, Result};
+use mlx_core::ffi::{self, ArrayList};
+use mlx_core::{Array, Result};
+
+use self::callbacks::{call, call_jvp, call_vjp, call_vmap, drop_payload, into_payload};
+pub(crate) use self::compiled::Compiled;
+pub(crate) use self::export::RawExporter;
+pub use self::export::{ImportedFunction, import_function};
+pub(crate) use self::graph::write_graph;
+use self::home::Home;
 
 type Function = dyn Fn(&[Array]) -> Result<Vec<Array>>;
 /// `(primals, cotangents, outputs)`.
@@ -50,7 +65,19 @@ impl Closure {
     where
         F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
     {
-        let payload = into_payload::<Function>(Box::new(f));
+        Self::with_home(Box::new(f), None)
+    }
+
+    /// A function that the arrays it returns may hold on to: see [`Home`].
+    pub(crate) fn kept<F>(f: F) -> Result<Self>
+    where
+        F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
+    {
+        Self::with_home(Box::new(f), Some(Home::current()))
+    }
+
+    fn with_home(f: Box<Function>, home: Option<Arc<Home>>) -> Result<Self> {
+        let payload = into_payload::<Function>(f, home);
         let raw = make(|out, error| {
             // SAFETY: the payload fits its two functions.
             unsafe {
@@ -98,25 +125,28 @@ impl Closure {
             .map(|raw| Closure { raw })
     }
 
-    pub(crate) fn vmap(&self, in_axes: &[i32], out_axes: &[i32]) -> Result<Closure> {
-        make(|out, error| {
-            // SAFETY: a live handle and slices with their true lengths; the result is owned.
+    /// The function on slices of `inputs` along `in_axes` (-1: whole), each output stacked along
+    /// a new first axis.
+    pub(crate) fn vmap(&self, inputs: &[Array], in_axes: &[i32]) -> Result<Vec<Array>> {
+        debug_assert_eq!(inputs.len(), in_axes.len());
+        let mut out = ArrayList::new();
+        run("vmap", inputs, |error| {
+            // SAFETY: live handles and axes with their true count.
             unsafe {
-                mlx_sys::vmap(
-                    out,
+                mlx_sys::vmap_call(
+                    out.as_mut_ptr(),
                     self.raw,
+                    inputs.as_ptr().cast(),
                     in_axes.as_ptr(),
-                    in_axes.len(),
-                    out_axes.as_ptr(),
-                    out_axes.len(),
+                    inputs.len().min(in_axes.len()),
                     error,
                 )
             }
-        })
-        .map(|raw| Closure { raw })
+        })?;
+        Ok(out.into_vec())
     }
 
-    pub(crate) fn compile(&self, id: usize, shapeless: bool) -> Result<Closure> {
+    fn compile(&self, id: usize, shapeless: bool) -> Result<Closure> {
         // SAFETY: a live handle; the result is owned.
         make(|out, error| unsafe { mlx_sys::compile(out, self.raw, id, shapeless, error) })
             .map(|raw| Closure { raw })
@@ -183,17 +213,17 @@ impl Closure {
             vmap_drop: None,
         };
         if let Some(f) = hooks.vjp {
-            raw.vjp_payload = into_payload::<VjpFunction>(f);
+            raw.vjp_payload = into_payload::<VjpFunction>(f, Some(Home::current()));
             raw.vjp = Some(call_vjp);
             raw.vjp_drop = Some(drop_payload::<VjpFunction>);
         }
         if let Some(f) = hooks.jvp {
-            raw.jvp_payload = into_payload::<JvpFunction>(f);
+            raw.jvp_payload = into_payload::<JvpFunction>(f, Some(Home::current()));
             raw.jvp = Some(call_jvp);
             raw.jvp_drop = Some(drop_payload::<JvpFunction>);
         }
         if let Some(f) = hooks.vmap {
-            raw.vmap_payload = into_payload::<VmapFunction>(f);
+            raw.vmap_payload = into_payload::<VmapFunction>(f, Some(Home::current()));
             raw.vmap = Some(call_vmap);
             raw.vmap_drop = Some(drop_payload::<VmapFunction>);
         }
@@ -271,15 +301,6 @@ impl Drop for ValueAndGrad {
     }
 }
 
-/// Forgets what this thread compiled under `id`.
-pub(crate) fn compile_erase(id: usize) {
-    // Fails only if the thread's cache cannot be reached, and then there is nothing to forget.
-    // SAFETY: a plain value.
-    let _ = run("compile", &[], |error| unsafe {
-        mlx_sys::compile_erase(id, error)
-    });
-}
-
 pub(crate) fn set_compile_mode(mode: i32) -> Result<()> {
     // SAFETY: a plain value, one of MLX's own.
     run("set_compile_mode", &[], |error| unsafe {
@@ -312,187 +333,4 @@ fn make(
     let mut raw = mlx_sys::closure { ctx: null_mut() };
     run("closure", &[], |error| call(&raw mut raw, error))?;
     Ok(raw)
-}
-
-/// A boxed function as a thin pointer.
-fn into_payload<F: ?Sized>(f: Box<F>) -> *mut c_void {
-    Box::into_raw(Box::new(f)).cast()
-}
-
-unsafe extern "C" fn drop_payload<F: ?Sized>(payload: *mut c_void) {
-    // SAFETY: made by `into_payload::<F>` and dropped once.
-    let f = unsafe { Box::from_raw(payload.cast::<Box<F>>()) };
-    // A destructor that panics has nobody to tell; what it leaked stays leaked.
-    let _ = catch_unwind(AssertUnwindSafe(|| lock::unlocked(|| drop(f))));
-}
-
-/// Runs a caller's function and hands its results, or its failure, to the shim.
-fn enter_closure<T>(
-    failure: *mut *mut c_void,
-    f: impl FnOnce() -> Result<T>,
-    store: impl FnOnce(T),
-) -> c_int {
-    let result = lock::unlocked(|| catch_unwind(AssertUnwindSafe(f)));
-    let error = match result {
-        Ok(Ok(value)) => {
-            store(value);
-            return 0;
-        }
-        Ok(Err(error)) => error,
-        Err(payload) => Error::Panic(panic_text(payload)),
-    };
-    // SAFETY: the shim passes a valid place.
-    unsafe { *failure = ffi::into_failure(error) };
-    1
-}
-
-fn panic_text(payload: Box<dyn Any + Send>) -> String {
-    let text = match payload.downcast_ref::<&'static str>() {
-        Some(text) => (*text).to_owned(),
-        None => match payload.downcast_ref::<String>() {
-            Some(text) => text.clone(),
-            None => "no message".to_owned(),
-        },
-    };
-    // The payload's destructor is the caller's code too.
-    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        std::mem::forget(second);
-    }
-    text
-}
-
-fn push(out: *mut mlx_sys::arrays, arrays: &[Array]) {
-    for array in arrays {
-        // SAFETY: `out` is the shim's list of results; it copies the handle.
-        unsafe { mlx_sys::arrays_push(out, array.as_raw()) };
-    }
-}
-
-unsafe extern "C" fn call(
-    payload: *mut c_void,
-    inputs: *const mlx_sys::array,
-    n_inputs: usize,
-    out: *mut mlx_sys::arrays,
-    failure: *mut *mut c_void,
-) -> c_int {
-    // SAFETY: the payload of `Closure::new`, alive during the call; MLX keeps the inputs alive.
-    let (f, inputs) = unsafe {
-        (
-            &*payload.cast::<Box<Function>>(),
-            Array::slice_from_raw(inputs, n_inputs),
-        )
-    };
-    let status = enter_closure(failure, || f(inputs), |results| push(out, &results));
-    if status != 0 {
-        return status;
-    }
-    // SAFETY: `out` is the shim's list of results.
-    let depth = unsafe { mlx_sys::graph_depth(out) };
-    if ffi::fits(depth) {
-        return 0;
-    }
-    let error = Error::Unsupported(format!(
-        "the function records a chain of {depth} operations, more than a transform can follow"
-    ));
-    // SAFETY: the shim passes a valid place.
-    unsafe { *failure = ffi::into_failure(error) };
-    1
-}
-
-#[allow(clippy::too_many_arguments, reason = "the shim's signature")]
-unsafe extern "C" fn call_vjp(
-    payload: *mut c_void,
-    primals: *const mlx_sys::array,
-    n_primals: usize,
-    cotangents: *const mlx_sys::array,
-    n_cotangents: usize,
-    outputs: *const mlx_sys::array,
-    n_outputs: usize,
-    out: *mut mlx_sys::arrays,
-    failure: *mut *mut c_void,
-) -> c_int {
-    // SAFETY: the payload of `with_hooks`, alive during the call; MLX keeps the arrays alive.
-    let (f, primals, cotangents, outputs) = unsafe {
-        (
-            &*payload.cast::<Box<VjpFunction>>(),
-            Array::slice_from_raw(primals, n_primals),
-            Array::slice_from_raw(cotangents, n_cotangents),
-            Array::slice_from_raw(outputs, n_outputs),
-        )
-    };
-    enter_closure(
-        failure,
-        || f(primals, cotangents, outputs),
-        |results| push(out, &results),
-    )
-}
-
-#[allow(clippy::too_many_arguments, reason = "the shim's signature")]
-unsafe extern "C" fn call_jvp(
-    payload: *mut c_void,
-    primals: *const mlx_sys::array,
-    n_primals: usize,
-    tangents: *const mlx_sys::array,
-    n_tangents: usize,
-    argnums: *const i32,
-    n_argnums: usize,
-    out: *mut mlx_sys::arrays,
-    failure: *mut *mut c_void,
-) -> c_int {
-    // SAFETY: the payload of `with_hooks`, alive during the call; MLX keeps the arrays alive.
-    let (f, primals, tangents, argnums) = unsafe {
-        (
-            &*payload.cast::<Box<JvpFunction>>(),
-            Array::slice_from_raw(primals, n_primals),
-            Array::slice_from_raw(tangents, n_tangents),
-            numbers(argnums, n_argnums),
-        )
-    };
-    enter_closure(
-        failure,
-        || f(primals, tangents, argnums),
-        |results| push(out, &results),
-    )
-}
-
-#[allow(clippy::too_many_arguments, reason = "the shim's signature")]
-unsafe extern "C" fn call_vmap(
-    payload: *mut c_void,
-    inputs: *const mlx_sys::array,
-    n_inputs: usize,
-    axes: *const i32,
-    n_axes: usize,
-    out: *mut mlx_sys::arrays,
-    out_axes: *mut mlx_sys::axes,
-    failure: *mut *mut c_void,
-) -> c_int {
-    // SAFETY: the payload of `with_hooks`, alive during the call; MLX keeps the arrays alive.
-    let (f, inputs, axes) = unsafe {
-        (
-            &*payload.cast::<Box<VmapFunction>>(),
-            Array::slice_from_raw(inputs, n_inputs),
-            numbers(axes, n_axes),
-        )
-    };
-    enter_closure(
-        failure,
-        || f(inputs, axes),
-        |(results, result_axes)| {
-            push(out, &results);
-            for axis in result_axes {
-                // SAFETY: `out_axes` is the shim's list of axes.
-                unsafe { mlx_sys::axes_push(out_axes, axis) };
-            }
-        },
-    )
-}
-
-/// # Safety
-/// `data` must point at `len` numbers that outlive the slice, unless `len` is zero.
-unsafe fn numbers<'a>(data: *const i32, len: usize) -> &'a [i32] {
-    if len == 0 {
-        return &[];
-    }
-    // SAFETY: the caller's promise.
-    unsafe { std::slice::from_raw_parts(data, len) }
 }

@@ -192,6 +192,6 @@ pub fn custom_function(
     function: CustomFunction,
 ) -> Result<impl Fn(&[Array]) -> Result<Vec<Array>> + 'static> {
     let CustomFunction { f, hooks, .. } = function;
-    let closure = Closure::new(f)?.with_hooks(hooks)?;
+    let closure = Closure::kept(f)?.with_hooks(hooks)?;
     Ok(move |inputs: &[Array]| closure.call(inputs))
 }

@@ -29,15 +29,29 @@ mod checkpoint;
 mod closure;
 mod compile;
 mod custom;
+mod export;
 mod grad;
+mod graph;
+mod jacobian;
+mod tree;
 mod vjp;
 mod vmap;
 
 pub use checkpoint::checkpoint;
 pub use closure::Closure;
-pub use compile::{CompileMode, compile, set_compile_mode};
+pub use compile::{
+    CompileMode, State, compile, compile_with_state, disable_compile, enable_compile,
+    set_compile_mode,
+};
 pub use custom::{CustomFunction, custom_function, custom_jvp, custom_vjp, custom_vmap};
+pub use export::{
+    ExportOptions, Exporter, ImportedFunction, Keywords, export_function, import_function,
+};
 pub use grad::{grad, value_and_grad};
+pub use graph::{Graph, export_to_dot, print_graph};
+pub use jacobian::{hessian, jacobian, jacobian_forward};
+pub use mlx_core::ops::misc::stop_gradient;
 pub use mlx_core::{async_eval, eval};
+pub use tree::{Axes, Node, Part, Tree};
 pub use vjp::{jvp, vjp};
-pub use vmap::vmap;
+pub use vmap::{vmap, vmap_tree};

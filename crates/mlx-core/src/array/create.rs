@@ -21,7 +21,9 @@ impl Array {
         ffi::array_from_bytes(ffi::bytes_of(data), &dims, T::DTYPE)
     }
 
-    /// Takes `data` over without a copy where the back end can use the memory (CPU), else copies.
+    /// Takes `data` over. Without a copy where MLX can use foreign memory: on Metal, if the vector
+    /// begins and ends with a page. MLX's other back ends copy it and free it at once; to write
+    /// into an array's memory directly use [`build`](Array::build).
     ///
     /// # Errors
     /// [`Error::Shape`] if `data` does not fill `shape`.
@@ -29,6 +31,32 @@ impl Array {
         let dims = shape.dims()?;
         fill("from_vec", data.len(), &dims, T::DTYPE)?;
         ffi::array_from_vec(data, &dims)
+    }
+
+    /// An array whose memory `fill` writes, in row-major order and without a copy afterwards. The
+    /// slice begins as zeros (`false`).
+    ///
+    /// ```
+    /// # use mlx_core::Array;
+    /// let squares = Array::build(&[2, 3], |out| {
+    ///     for (i, value) in (0i32..).zip(out) {
+    ///         *value = i * i;
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// assert_eq!(squares.to_vec::<i32>()?, [0, 1, 4, 9, 16, 25]);
+    /// # Ok::<(), mlx_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shape is negative or absurdly large, or what `fill` returns.
+    pub fn build<T: Element>(
+        shape: &(impl IntoShape + ?Sized),
+        fill: impl FnOnce(&mut [T]) -> Result<()>,
+    ) -> Result<Array> {
+        let dims = shape.dims()?;
+        let size = checked_size("build", &dims, T::DTYPE)?;
+        ffi::array_build(&dims, size, fill)
     }
 
     /// Copies the bytes of row-major elements in the machine's byte order.

@@ -196,7 +196,12 @@ pub fn gather(a: &Array, indices: &[&Array], axes: &[i32], slice_sizes: &[i32]) 
         ));
     }
     let checked = positions("gather", a, indices, axes, slice_sizes)?;
-    ffi::gather(a, &checked.iter().collect::<Vec<_>>(), axes, slice_sizes)
+    let picked = ffi::gather(a, &checked.iter().collect::<Vec<_>>(), axes, slice_sizes)?;
+    if slice_sizes.contains(&0) {
+        // Its gradient would be a scatter of empty slices, see `nothing_to_scatter`.
+        return Array::zeros_dtype(picked.shape(), picked.dtype());
+    }
+    Ok(picked)
 }
 
 /// Index arrays at which a slice of `slice_sizes` stays inside `a`.
@@ -250,7 +255,8 @@ fn positions(
 /// As [`gather`].
 pub fn scatter(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
     let checked = scatter_positions("scatter", a, indices, updates, axes)?;
-    ffi::scatter(a, &checked.iter().collect::<Vec<_>>(), updates, axes)
+    let updated = ffi::scatter(a, &checked.iter().collect::<Vec<_>>(), updates, axes)?;
+    Ok(nothing_to_scatter(a, updates).unwrap_or(updated))
 }
 
 /// `a` with `updates` added to slices; repeated positions add up.
@@ -259,7 +265,8 @@ pub fn scatter(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> 
 /// As [`gather`].
 pub fn scatter_add(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
     let checked = scatter_positions("scatter_add", a, indices, updates, axes)?;
-    ffi::scatter_add(a, &checked.iter().collect::<Vec<_>>(), updates, axes)
+    let updated = ffi::scatter_add(a, &checked.iter().collect::<Vec<_>>(), updates, axes)?;
+    Ok(nothing_to_scatter(a, updates).unwrap_or(updated))
 }
 
 /// `a` with slices multiplied by `updates`.
@@ -268,7 +275,8 @@ pub fn scatter_add(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32])
 /// As [`gather`].
 pub fn scatter_prod(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
     let checked = scatter_positions("scatter_prod", a, indices, updates, axes)?;
-    ffi::scatter_prod(a, &checked.iter().collect::<Vec<_>>(), updates, axes)
+    let updated = ffi::scatter_prod(a, &checked.iter().collect::<Vec<_>>(), updates, axes)?;
+    Ok(nothing_to_scatter(a, updates).unwrap_or(updated))
 }
 
 /// `a` with slices replaced by the larger of them and `updates`.
@@ -277,7 +285,8 @@ pub fn scatter_prod(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]
 /// As [`gather`].
 pub fn scatter_max(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
     let checked = scatter_positions("scatter_max", a, indices, updates, axes)?;
-    ffi::scatter_max(a, &checked.iter().collect::<Vec<_>>(), updates, axes)
+    let updated = ffi::scatter_max(a, &checked.iter().collect::<Vec<_>>(), updates, axes)?;
+    Ok(nothing_to_scatter(a, updates).unwrap_or(updated))
 }
 
 /// `a` with slices replaced by the smaller of them and `updates`.
@@ -286,7 +295,13 @@ pub fn scatter_max(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32])
 /// As [`gather`].
 pub fn scatter_min(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
     let checked = scatter_positions("scatter_min", a, indices, updates, axes)?;
-    ffi::scatter_min(a, &checked.iter().collect::<Vec<_>>(), updates, axes)
+    let updated = ffi::scatter_min(a, &checked.iter().collect::<Vec<_>>(), updates, axes)?;
+    Ok(nothing_to_scatter(a, updates).unwrap_or(updated))
+}
+
+/// `a` itself if `updates` is empty: MLX divides by the size of the slices.
+fn nothing_to_scatter(a: &Array, updates: &Array) -> Option<Array> {
+    (updates.size() == 0).then(|| a.clone())
 }
 
 fn scatter_positions(

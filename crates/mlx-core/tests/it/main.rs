@@ -7,6 +7,7 @@
 )]
 
 mod cpu_kernels;
+mod ergonomics;
 mod indexing;
 mod io_gguf;
 mod io_gguf_arrays;

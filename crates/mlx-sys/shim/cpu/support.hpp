@@ -13,9 +13,12 @@ namespace shim::cpu {
 /// The kernels for this processor; null when they are turned off.
 const Kernels* kernels();
 
+/// Whether this thread is recording a graph for a file, which can hold MLX's own primitives only.
+bool& stock_only();
+
 /// Whether an operation on this stream may use them.
 inline const Kernels* kernels_for(const mx::Stream& s) {
-  return s.device == mx::Device::cpu ? kernels() : nullptr;
+  return s.device == mx::Device::cpu && !stock_only() ? kernels() : nullptr;
 }
 
 inline std::optional<Float> float_type(mx::Dtype d) {
