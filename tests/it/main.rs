@@ -15,3 +15,4 @@ mod minilm;
 mod prose;
 mod smollm2;
 mod support;
+mod tokenizers;

@@ -32,6 +32,7 @@ mod progress;
 mod sh;
 mod table;
 mod tidy;
+mod tokenizers;
 mod vendor;
 
 use std::process::ExitCode;
@@ -67,6 +68,8 @@ enum Command {
     Vendor(vendor::Args),
     /// List and fetch the small real models
     Models(models::Args),
+    /// Fetch tokenizers of published models, which tests compare with
+    Tokenizers(tokenizers::Args),
     /// Compile and link the shim against every packaged MLX
     Cross(cross::Args),
     /// Check that Metal kernels are where programs find them
@@ -88,6 +91,7 @@ impl Command {
             Self::Bindgen(args) => bindgen::run(args),
             Self::Vendor(args) => vendor::run(args),
             Self::Models(args) => models::run(args),
+            Self::Tokenizers(args) => tokenizers::run(args),
             Self::Cross(args) => cross::run(args),
             Self::Metal(args) => metal::run(args),
             Self::Dist(args) => dist::run(args),

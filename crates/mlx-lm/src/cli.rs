@@ -9,6 +9,8 @@ mod output;
 mod progress;
 
 pub use failure::Failure;
+#[cfg(feature = "hub")]
+pub use model::update_model;
 pub use model::{default_model, find_model, interrupt_flag};
 pub use output::{NewFile, log, note, read_stdin, write_out};
 pub use progress::{Progress, Unit};

@@ -8,6 +8,7 @@ pub mod cli;
 mod config;
 pub mod detokenize;
 mod error;
+pub mod evaluate;
 pub mod generate;
 pub mod hub;
 pub mod load;

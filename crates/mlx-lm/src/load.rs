@@ -6,6 +6,7 @@ mod generation_config;
 mod gguf;
 mod quantize;
 mod save;
+mod sensitivity;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,6 +29,7 @@ pub use crate::hub::cached_snapshot;
 pub use generation_config::GenerationConfig;
 pub use quantize::{MixedRecipe, QuantizeOptions, dequantize_model, quantize_model};
 pub use save::{SaveOptions, save_model};
+pub use sensitivity::{Sensitivity, allocate_bits, sensitivities};
 
 /// Lazy weights are computed in steps of about this many bytes, so that a
 /// cancellation is soon noticed.
@@ -355,6 +357,16 @@ impl LoadedModel {
     /// The tokenizer, which knows every token that ends an answer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// The model itself, to change its weights.
+    pub fn model_mut(&mut self) -> &mut dyn LanguageModel {
+        self.model.as_mut()
+    }
+
+    /// The tokenizer, to add further tokens that end an answer.
+    pub fn tokenizer_mut(&mut self) -> &mut Tokenizer {
+        &mut self.tokenizer
     }
 
     /// The sampling that the model's makers recommend.

@@ -152,10 +152,19 @@ impl From<Error> for Failure {
             error => error.hint(),
         };
         let failure = Self::from_error(&error, hint);
-        match error {
-            Error::Option { .. } | Error::EmptyPrompt => failure.into_usage(),
-            _ => failure,
+        match is_usage(&error) {
+            true => failure.into_usage(),
+            false => failure,
         }
+    }
+}
+
+/// Whether the arguments are to blame.
+fn is_usage(error: &Error) -> bool {
+    match error {
+        Error::Load { source, .. } => is_usage(source),
+        Error::Option { .. } | Error::EmptyPrompt => true,
+        _ => false,
     }
 }
 

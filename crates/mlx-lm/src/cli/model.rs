@@ -48,15 +48,42 @@ pub fn find_model(
     let named = model.to_str().and_then(HubId::parse);
     let mut id = named.ok_or_else(missing)?;
     if let Some(revision) = revision {
-        let bad = || {
-            Failure::usage(
-                format!("`{revision}` cannot be a revision"),
-                "name a branch, a tag or a commit",
-            )
-        };
-        id = id.at(revision).ok_or_else(bad)?;
+        id = id.at(revision).ok_or_else(|| bad_revision(revision))?;
     }
     find_id(&id, quiet, cancel)
+}
+
+/// Brings a model of the Hub up to date in the cache, and returns its folder or file.
+///
+/// # Errors
+/// If `id` is none, or why it cannot be fetched.
+#[cfg(feature = "hub")]
+pub fn update_model(
+    id: &str,
+    revision: Option<&str>,
+    quiet: bool,
+    cancel: &CancelFlag,
+) -> Result<PathBuf, Failure> {
+    let bad = || {
+        Failure::usage(
+            format!("`{id}` is not the id of a model"),
+            "ids look like org/name, org/name@revision or org/name/file.gguf",
+        )
+    };
+    let mut id = HubId::parse(id).ok_or_else(bad)?;
+    if let Some(revision) = revision {
+        id = id.at(revision).ok_or_else(|| bad_revision(revision))?;
+    }
+    let mut bars = super::progress::FileBars::new(quiet);
+    let hub = crate::hub::Hub::from_env()?.cancel(cancel);
+    Ok(hub.fetch(&id, &mut |step| bars.show(&step))?)
+}
+
+fn bad_revision(revision: &str) -> Failure {
+    Failure::usage(
+        format!("`{revision}` cannot be a revision"),
+        "name a branch, a tag or a commit",
+    )
 }
 
 #[cfg(feature = "hub")]

@@ -10,6 +10,8 @@ mod cache;
 mod cache_kinds;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "cli")]
+mod commands;
 mod generate;
 mod gguf;
 #[cfg(feature = "hub")]

@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use clap::Args;
-use mlx_lm::chat::Message;
+use mlx_lm::chat::{Message, OutputPart, ReasoningParser, ToolFormat, ToolParser};
 use mlx_lm::cli::{Failure, Progress, Unit, interrupt_flag, note, read_stdin, write_out};
-use mlx_lm::{CancelFlag, Error, GenerateOptions, Generation, LoadedModel, Stats};
-use serde_json::json;
+use mlx_lm::{CancelFlag, Error, Generation, LoadedModel, Stats};
+use serde_json::{Map, Value, json};
 
 use super::model::ModelArguments;
+use super::sampling::SamplingArguments;
+use super::template::TemplateArguments;
 
 /// Arguments of `mlx-lm generate`.
 #[derive(Debug, Args)]
@@ -32,36 +34,16 @@ pub(crate) struct Arguments {
     /// Upper limit of tokens to write
     #[arg(short, long, default_value_t = 100, value_name = "N")]
     max_tokens: usize,
-    /// Randomness; 0 always takes the most likely token
-    #[arg(long, visible_alias = "temperature", value_name = "T")]
-    temp: Option<f32>,
-    /// Keep the most likely tokens up to this probability in all
-    #[arg(long, value_name = "P")]
-    top_p: Option<f32>,
-    /// Keep this many of the most likely tokens; 0 keeps all
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Keep tokens at least this likely relative to the most likely one
-    #[arg(long, value_name = "P")]
-    min_p: Option<f32>,
-    /// Make recent tokens less likely; 1 does nothing
-    #[arg(long, value_name = "X")]
-    repetition_penalty: Option<f32>,
-    /// How many recent tokens the penalty looks at
-    #[arg(long, value_name = "N")]
-    repetition_context_size: Option<usize>,
-    /// Repeat the same random choices
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// End the answer before this text; may be given several times
-    #[arg(long, value_name = "TEXT")]
-    stop: Vec<String>,
-    /// Limit of positions remembered, so that text may outgrow the model's context
-    #[arg(long, value_name = "N")]
-    max_kv_size: Option<i32>,
-    /// Prompt tokens processed at a time
-    #[arg(long, default_value_t = 2048, value_name = "N")]
-    prefill_step_size: usize,
+    #[command(flatten)]
+    sampling: SamplingArguments,
+    #[command(flatten)]
+    template: TemplateArguments,
+    /// Words that the answer begins with
+    #[arg(long, value_name = "TEXT", conflicts_with = "ignore_chat_template")]
+    prefill_response: Option<String>,
+    /// Further token that ends the answer; may be given several times
+    #[arg(long, value_name = "TOKEN")]
+    extra_eos_token: Vec<String>,
     /// Continue the prompt as it stands
     #[arg(long)]
     ignore_chat_template: bool,
@@ -86,7 +68,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let prompt = prompt(&arguments.prompt)?;
     let cancel = interrupt_flag();
     let started = Instant::now();
-    let model = arguments.model.load(arguments.quiet, &cancel)?;
+    let mut model = arguments.model.load(arguments.quiet, &cancel)?;
+    for token in &arguments.extra_eos_token {
+        let id = model.tokenizer().token_to_id(token).ok_or_else(|| {
+            Failure::usage(
+                format!("--extra-eos-token: `{token}` is no token of this model"),
+                "spell it as the model's vocabulary does",
+            )
+        })?;
+        model.tokenizer_mut().add_eos_ids([id]);
+    }
     if arguments.verbose {
         let took = started.elapsed().as_secs_f64();
         note(&format!(
@@ -95,10 +86,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         ));
     }
     let mut generation = start(arguments, &model, &prompt, &cancel)?;
-    let text = stream(arguments, &mut generation)?;
+    let (text, tokens) = stream(arguments, &mut generation)?;
     let stats = generation.stats();
     if arguments.json {
-        return write_out(&format!("{}\n", record(&model, &text, &stats)));
+        let mut record = record(&model, &text, &stats);
+        if let Some(map) = record.as_object_mut()
+            && let Some(rendered) = conversation(arguments, &model, &prompt)?
+        {
+            let tools = arguments.template.tools()?.unwrap_or_default();
+            map.extend(parts(&model, &rendered, &tokens, &tools)?);
+        }
+        return write_out(&format!("{record}\n"));
     }
     if !arguments.quiet {
         note(&summary(&stats));
@@ -126,18 +124,10 @@ fn start<'m>(
     prompt: &str,
     cancel: &CancelFlag,
 ) -> Result<Generation<'m>, Failure> {
-    let options = GenerateOptions::default()
+    let options = arguments
+        .sampling
+        .options()
         .max_tokens(arguments.max_tokens)
-        .temperature(arguments.temp)
-        .top_p(arguments.top_p)
-        .top_k(arguments.top_k)
-        .min_p(arguments.min_p)
-        .repetition_penalty(arguments.repetition_penalty)
-        .repetition_context(arguments.repetition_context_size)
-        .seed(arguments.seed)
-        .stop(arguments.stop.clone())
-        .max_kv_size(arguments.max_kv_size)
-        .prefill_step_size(arguments.prefill_step_size)
         .cancel(cancel.clone());
     if arguments.verbose {
         let sampling = options.sampling(model.sampling());
@@ -150,31 +140,51 @@ fn start<'m>(
             sampling.repetition_penalty
         ));
     }
-    let templated =
-        !arguments.ignore_chat_template && !model.tokenizer().chat_templates().is_empty();
-    let generation = if templated {
-        let system = arguments
-            .system
-            .iter()
-            .map(|text| Message::system(text.as_str()));
-        let messages: Vec<Message> = system.chain([Message::user(prompt)]).collect();
-        model.chat(&messages, &options)?
-    } else if arguments.system.is_some() {
-        let message = "--system needs a chat template, and this model has none or it is ignored";
-        return Err(Failure::usage(
-            message,
-            "put the instructions into --prompt",
-        ));
-    } else {
-        model.generate(prompt, &options)?
+    let generation = match conversation(arguments, model, prompt)? {
+        Some(rendered) => {
+            let tokens = model.tokenizer().encode(&rendered, false)?;
+            model.generate_tokens(&tokens, &options)?
+        }
+        None => model.generate(prompt, &options)?,
     };
     let mut progress = Progress::new("reading the prompt", Unit::Tokens, arguments.quiet);
     Ok(generation.on_prefill(move |done, total| progress.set(done, total)))
 }
 
+/// The prompt as the model's chat template renders it, if there is one that applies.
+fn conversation(
+    arguments: &Arguments,
+    model: &LoadedModel,
+    prompt: &str,
+) -> Result<Option<String>, Failure> {
+    if arguments.ignore_chat_template || model.tokenizer().chat_templates().is_empty() {
+        let flag = match (&arguments.system, &arguments.prefill_response) {
+            (Some(_), _) => "--system",
+            (_, Some(_)) => "--prefill-response",
+            _ => return Ok(None),
+        };
+        return Err(Failure::usage(
+            format!("{flag} needs a chat template, and this model has none or it is ignored"),
+            "put the text into --prompt",
+        ));
+    }
+    let system = arguments
+        .system
+        .iter()
+        .map(|text| Message::system(text.as_str()));
+    let messages: Vec<Message> = system.chain([Message::user(prompt)]).collect();
+    let options = arguments.template.options()?;
+    let mut rendered = model.tokenizer().apply_chat_template(&messages, &options)?;
+    rendered.push_str(arguments.prefill_response.as_deref().unwrap_or_default());
+    Ok(Some(rendered))
+}
+
 /// Writes text as it comes, unless it is wanted as JSON, and returns all of it.
-fn stream(arguments: &Arguments, generation: &mut Generation<'_>) -> Result<String, Failure> {
-    let mut text = String::new();
+fn stream(
+    arguments: &Arguments,
+    generation: &mut Generation<'_>,
+) -> Result<(String, Vec<u32>), Failure> {
+    let (mut text, mut tokens) = (String::new(), Vec::new());
     for segment in generation {
         let segment = match segment {
             Ok(segment) => segment,
@@ -188,14 +198,76 @@ fn stream(arguments: &Arguments, generation: &mut Generation<'_>) -> Result<Stri
             write_out(&segment.text)?;
         }
         text.push_str(&segment.text);
+        tokens.push(segment.token);
     }
     if !arguments.json {
         write_out("\n")?;
     }
-    Ok(text)
+    Ok((text, tokens))
 }
 
-fn summary(stats: &Stats) -> String {
+/// What of an answer is thought, what is said, and which tools it calls.
+fn parts(
+    model: &LoadedModel,
+    prompt: &str,
+    tokens: &[u32],
+    tools: &[Value],
+) -> Result<Map<String, Value>, Failure> {
+    let tokenizer = model.tokenizer();
+    let templates = tokenizer.chat_templates();
+    let sources: Vec<&str> = templates
+        .names()
+        .filter_map(|name| templates.source(name))
+        .collect();
+    let source = sources.join("\n");
+    let mut thoughts = ReasoningParser::detect(&source, prompt);
+    let format = ToolFormat::detect(&source, |token| tokenizer.token_to_id(token).is_some());
+    let mut marks: Vec<&str> = format.map(ToolFormat::marks).unwrap_or_default().to_vec();
+    let thought_marks = thoughts
+        .as_ref()
+        .map(|parser| parser.marks().map(str::to_owned));
+    marks.extend(thought_marks.iter().flatten().map(String::as_str));
+    let mut detokenizer = tokenizer.detokenizer_showing(marks);
+    let mut text = String::new();
+    for &token in tokens.iter().filter(|&&token| !tokenizer.is_eos(token)) {
+        text.push_str(&detokenizer.push(token)?);
+    }
+    text.push_str(&detokenizer.finish()?);
+    let (mut reasoning, mut content) = (String::new(), text);
+    if let Some(parser) = &mut thoughts {
+        let sorted = [parser.push(&content), parser.finish()];
+        content.clear();
+        for part in sorted {
+            reasoning.push_str(&part.reasoning);
+            content.push_str(&part.content);
+        }
+    }
+    let mut calls = Vec::new();
+    if let Some(format) = format {
+        let mut parser = ToolParser::new(format, tools);
+        let found = [parser.push(&content), parser.finish()].concat();
+        content.clear();
+        for part in found {
+            match part {
+                OutputPart::Text(text) => content.push_str(&text),
+                OutputPart::Reasoning(text) => reasoning.push_str(&text),
+                OutputPart::Call(call) => calls.push(call.to_message_entry()),
+                _ => {}
+            }
+        }
+    }
+    let mut parts = Map::new();
+    parts.insert("content".to_owned(), json!(content.trim()));
+    if !reasoning.trim().is_empty() {
+        parts.insert("reasoning_content".to_owned(), json!(reasoning.trim()));
+    }
+    if !calls.is_empty() {
+        parts.insert("tool_calls".to_owned(), Value::Array(calls));
+    }
+    Ok(parts)
+}
+
+pub(crate) fn summary(stats: &Stats) -> String {
     let megabytes = stats.peak_memory / 1_000_000;
     format!(
         "Prompt: {} tokens, {:.1} tokens-per-sec\nGeneration: {} tokens, {:.1} tokens-per-sec\nPeak memory: {megabytes} MB\n",
@@ -206,7 +278,7 @@ fn summary(stats: &Stats) -> String {
     )
 }
 
-fn record(model: &LoadedModel, text: &str, stats: &Stats) -> serde_json::Value {
+fn record(model: &LoadedModel, text: &str, stats: &Stats) -> Value {
     json!({
         "model": model.path().display().to_string(),
         "text": text,

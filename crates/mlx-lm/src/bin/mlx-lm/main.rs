@@ -2,9 +2,21 @@
 
 #![forbid(unsafe_code)]
 
+mod benchmark;
+mod chat;
+mod convert;
+#[cfg(feature = "hub")]
+mod download;
+mod evaluate;
 mod generate;
 mod info;
+mod lines;
+mod manage;
 mod model;
+mod perplexity;
+mod quantization;
+mod sampling;
+mod template;
 
 use std::process::ExitCode;
 
@@ -15,6 +27,7 @@ const EXAMPLES: &str = "\
 Examples:
   mlx-lm generate --prompt \"What is the capital of France?\"
   mlx-lm generate --model models/qwen3-0.6b --prompt \"Write a haiku\" --temp 0.7
+  mlx-lm chat --model org/name
   mlx-lm info --model model.gguf
 
 --model takes a folder, a .gguf file, or the id of a model on the Hugging Face Hub
@@ -32,8 +45,23 @@ struct Arguments {
 enum Command {
     /// Write text for a prompt
     Generate(generate::Arguments),
-    /// Show what a model is
+    /// Talk with a model
+    Chat(chat::Arguments),
+    /// Show what a model is, and whether it can be run
     Info(info::Arguments),
+    /// Quantise a model, make it dense, or change its dtype
+    Convert(convert::Arguments),
+    /// Fetch a model from the Hub
+    #[cfg(feature = "hub")]
+    Download(download::Arguments),
+    /// List and remove models in the local cache
+    Manage(manage::Arguments),
+    /// Measure how well a model predicts a text
+    Perplexity(perplexity::Arguments),
+    /// Run tasks from local files
+    Evaluate(evaluate::Arguments),
+    /// Measure speed
+    Benchmark(benchmark::Arguments),
 }
 
 /// Exit codes: 0 for success, 1 for failure, 2 for wrong usage, 130 for an answer
@@ -43,7 +71,15 @@ fn main() -> ExitCode {
     cli::log(arguments.command.is_quiet());
     let result = match &arguments.command {
         Command::Generate(arguments) => generate::run(arguments),
+        Command::Chat(arguments) => chat::run(arguments),
         Command::Info(arguments) => info::run(arguments),
+        Command::Convert(arguments) => convert::run(arguments),
+        #[cfg(feature = "hub")]
+        Command::Download(arguments) => download::run(arguments),
+        Command::Manage(arguments) => manage::run(arguments),
+        Command::Perplexity(arguments) => perplexity::run(arguments),
+        Command::Evaluate(arguments) => evaluate::run(arguments),
+        Command::Benchmark(arguments) => benchmark::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,7 +91,14 @@ impl Command {
     fn is_quiet(&self) -> bool {
         match self {
             Self::Generate(arguments) => arguments.is_quiet(),
-            Self::Info(_) => false,
+            Self::Chat(arguments) => arguments.is_quiet(),
+            Self::Convert(arguments) => arguments.is_quiet(),
+            #[cfg(feature = "hub")]
+            Self::Download(arguments) => arguments.is_quiet(),
+            Self::Perplexity(arguments) => arguments.is_quiet(),
+            Self::Evaluate(arguments) => arguments.is_quiet(),
+            Self::Benchmark(arguments) => arguments.is_quiet(),
+            Self::Info(_) | Self::Manage(_) => false,
         }
     }
 }

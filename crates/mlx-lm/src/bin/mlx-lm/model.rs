@@ -31,11 +31,21 @@ impl ModelArguments {
 
     /// Loads the model.
     pub(crate) fn load(&self, quiet: bool, cancel: &CancelFlag) -> Result<LoadedModel, Failure> {
+        self.load_with(quiet, cancel, |loader| loader)
+    }
+
+    /// Loads the model with further settings.
+    pub(crate) fn load_with(
+        &self,
+        quiet: bool,
+        cancel: &CancelFlag,
+        settings: impl for<'a> FnOnce(Loader<'a>) -> Loader<'a>,
+    ) -> Result<LoadedModel, Failure> {
         let path = self.find(quiet, cancel)?;
         let mut progress = Progress::new("loading", Unit::Bytes, quiet);
         let loader = Loader::new(path)
             .cancel(cancel)
             .on_progress(|step| progress.set(step.done, step.total));
-        Ok(loader.load()?)
+        Ok(settings(loader).load()?)
     }
 }

@@ -1,0 +1,182 @@
+//! `mlx-lm chat`: a conversation on the terminal.
+
+mod commands;
+mod input;
+mod reply;
+
+use std::io::{IsTerminal, stderr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use clap::Args;
+use mlx_lm::chat::{Message, RenderOptions};
+use mlx_lm::cli::{Failure, note, write_out};
+use mlx_lm::{CancelFlag, GenerateOptions, LoadedModel, Stats};
+
+use self::commands::Next;
+use self::input::{Input, Line};
+use super::model::ModelArguments;
+use super::sampling::SamplingArguments;
+use super::template::TemplateArguments;
+
+/// Arguments of `mlx-lm chat`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mlx-lm chat
+  mlx-lm chat --model models/qwen3-0.6b --system \"Answer in French.\" --temp 0.7
+  mlx-lm chat --load talk.json
+
+Ctrl-C stops the answer, Ctrl-D leaves. A line that ends in \\ goes on in the next one; lines
+between two lines of three quotes are one message. /help lists the commands.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Instructions that precede the conversation
+    #[arg(long, visible_alias = "system-prompt", value_name = "TEXT")]
+    system: Option<String>,
+    /// Upper limit of tokens of an answer
+    #[arg(short, long, default_value_t = 2048, value_name = "N")]
+    max_tokens: usize,
+    #[command(flatten)]
+    sampling: SamplingArguments,
+    #[command(flatten)]
+    template: TemplateArguments,
+    /// Go on with a conversation that /save wrote
+    #[arg(long, value_name = "FILE")]
+    load: Option<PathBuf>,
+    /// Show statistics after each answer
+    #[arg(short, long)]
+    verbose: bool,
+    /// Write answers only: no greeting, no progress, no warnings
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+impl Arguments {
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+}
+
+/// The conversation and its settings.
+pub(super) struct Session<'m> {
+    model: &'m LoadedModel,
+    system: Option<String>,
+    messages: Vec<Message>,
+    options: GenerateOptions,
+    render: RenderOptions,
+    stats: Option<Stats>,
+    verbose: bool,
+    quiet: bool,
+    /// Whether thoughts are set apart with colour.
+    colour: bool,
+    interrupt: Interrupt,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let interrupt = Interrupt::install();
+    let cancel = interrupt.begin();
+    let model = arguments.model.load(arguments.quiet, &cancel)?;
+    if model.tokenizer().chat_templates().is_empty() {
+        return Err(Failure::usage(
+            "this model has no chat template",
+            "continue texts with `mlx-lm generate`, or choose a chat model",
+        ));
+    }
+    interrupt.end();
+    let mut session = Session {
+        model: &model,
+        system: arguments.system.clone(),
+        messages: Vec::new(),
+        options: arguments
+            .sampling
+            .options()
+            .max_tokens(arguments.max_tokens),
+        render: arguments.template.options()?,
+        stats: None,
+        verbose: arguments.verbose,
+        quiet: arguments.quiet,
+        colour: stderr().is_terminal() && std::io::stdout().is_terminal(),
+        interrupt,
+    };
+    if let Some(path) = &arguments.load {
+        session.load(path)?;
+    }
+    let mut input = Input::new();
+    if !arguments.quiet && input.is_terminal() {
+        note(&format!(
+            "{}\nCtrl-C stops an answer, Ctrl-D leaves, /help lists the commands.\n",
+            model.path().display()
+        ));
+    }
+    loop {
+        let line = match input.read()? {
+            Line::Message(text) => text,
+            Line::Interrupted => {
+                note("Ctrl-D or /quit leaves.\n");
+                continue;
+            }
+            Line::End => break,
+        };
+        if line.trim().is_empty() {
+            continue;
+        }
+        let outcome = match line.trim().strip_prefix('/') {
+            Some(command) => match session.command(command) {
+                Ok(Next::Go) => Ok(()),
+                Ok(Next::Answer) => session.answer(),
+                Ok(Next::Quit) => break,
+                Err(failure) => Err(failure),
+            },
+            None => {
+                session.messages.push(Message::user(line));
+                session.answer()
+            }
+        };
+        match outcome {
+            Ok(()) => {}
+            // A conversation outlives what goes wrong in it; a script does not.
+            Err(failure) if input.is_terminal() => note(&failure.text()),
+            Err(failure) => return Err(failure),
+        }
+    }
+    if input.is_terminal() && !arguments.quiet {
+        write_out("\n")?;
+    }
+    Ok(())
+}
+
+/// Ctrl-C: stops the answer if there is one, else the program.
+#[derive(Debug, Clone)]
+struct Interrupt(Arc<Mutex<Option<CancelFlag>>>);
+
+impl Interrupt {
+    fn install() -> Self {
+        let interrupt = Self(Arc::new(Mutex::new(None)));
+        let current = interrupt.clone();
+        let installed = ctrlc::set_handler(move || match &*current.lock() {
+            Some(flag) if !flag.is_cancelled() => flag.cancel(),
+            _ => std::process::exit(130),
+        });
+        if let Err(error) = installed {
+            tracing::debug!(%error, "Ctrl-C ends the process without cleaning up");
+        }
+        interrupt
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<CancelFlag>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A fresh flag for the work that begins.
+    fn begin(&self) -> CancelFlag {
+        let flag = CancelFlag::new();
+        *self.lock() = Some(flag.clone());
+        flag
+    }
+
+    fn end(&self) {
+        *self.lock() = None;
+    }
+}

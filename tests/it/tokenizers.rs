@@ -1,0 +1,232 @@
+//! Tokenizers and chat templates of published models, against digests of what transformers makes
+//! of the same strings. The tokenizers are fetched into the cache on first use.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use mlx_lm::chat::{ChatTemplate, Message, RenderOptions};
+use mlx_lm::tokenizer::{TextError, Tokenizer};
+use mlx_sys::vendor;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::support::{fixture, json};
+
+const VERSION: &str = "3.7.2";
+
+/// The generator of tests/parity/text_published.py.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % bound
+    }
+}
+
+fn shared() -> &'static Value {
+    static SHARED: OnceLock<Value> = OnceLock::new();
+    SHARED.get_or_init(|| json(fixture("text/real/pieces.json")))
+}
+
+fn texts() -> Vec<String> {
+    let pieces: Vec<String> = serde_json::from_value(shared()["pieces"].clone()).unwrap();
+    let mut chance = Chance(20);
+    let mut text = || {
+        let mut text = String::new();
+        for _ in 0..1 + chance.below(24) {
+            match chance.below(10) {
+                0..7 => text += &pieces[chance.below(pieces.len())],
+                7..9 => text.push(char::from(u8::try_from(32 + chance.below(95)).unwrap())),
+                _ => {
+                    let code = u32::try_from(chance.below(0x2FFFF)).unwrap();
+                    text.push(char::from_u32(code).unwrap_or('?'));
+                }
+            }
+        }
+        text
+    };
+    (0..2000).map(|_| text()).collect()
+}
+
+fn digest(lines: &[String]) -> String {
+    let digest = Sha256::digest(lines.join("\0").as_bytes());
+    digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Compares block by block, and shows the inputs of the first that differs.
+fn compare(what: &str, found: &[String], golden: &Value) {
+    let golden: Vec<String> = serde_json::from_value(golden.clone()).unwrap();
+    assert_eq!(golden.len(), found.len().div_ceil(50), "{what}");
+    for (n, (block, expected)) in found.chunks(50).zip(&golden).enumerate() {
+        assert_eq!(digest(block), *expected, "{what}: block {n}: {block:?}");
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder = vendor::cache_dir()
+        .unwrap()
+        .join("tokenizers")
+        .join(format!("{name}-{VERSION}"));
+    if !folder.join("tokenizer_config.json").is_file() {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let fetched = Command::new(cargo)
+            .args(["xtask", "tokenizers", name])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
+        assert!(
+            fetched.unwrap().success(),
+            "`cargo xtask tokenizers {name}` failed"
+        );
+    }
+    folder
+}
+
+fn joined(ids: &[u32]) -> String {
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// Streamed one token at a time.
+fn streamed(tokenizer: &Tokenizer, ids: &[u32], skip: bool) -> String {
+    let mut stream = match skip {
+        true => tokenizer.detokenizer(),
+        false => tokenizer.detokenizer_with_special(),
+    };
+    let mut text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    text += &stream.finish().unwrap();
+    text
+}
+
+fn check(name: &str) {
+    let golden = json(fixture("text/real").join(format!("{name}.json")));
+    let tokenizer = Tokenizer::from_folder(folder(name)).unwrap();
+    assert_eq!(Value::from(tokenizer.vocab_size()), golden["size"]);
+    let texts = texts();
+    let (mut plain, mut framed, mut back) = (Vec::new(), Vec::new(), Vec::new());
+    for text in &texts {
+        let ids = tokenizer.encode(text, false).unwrap();
+        let whole = tokenizer.decode(&ids, false).unwrap();
+        assert_eq!(streamed(&tokenizer, &ids, false), whole, "{name}: {text:?}");
+        plain.push(joined(&ids));
+        back.push(whole);
+        let mut ids = tokenizer.encode(text, true).unwrap();
+        // We never double a BOS that the text brings along; transformers does.
+        let bos = tokenizer.bos_id();
+        if tokenizer.adds_bos() && tokenizer.encode(text, false).unwrap().first().copied() == bos {
+            ids.insert(0, bos.unwrap());
+        }
+        framed.push(joined(&ids));
+    }
+    compare(&format!("{name}: ids"), &plain, &golden["ids"]);
+    compare(&format!("{name}: framed"), &framed, &golden["framed"]);
+    compare(&format!("{name}: back"), &back, &golden["back"]);
+    let mut chance = Chance(21);
+    let mut decoded = Vec::new();
+    for _ in 0..300 {
+        let length = 1 + chance.below(30);
+        let ids: Vec<u32> = (0..length)
+            .map(|_| u32::try_from(chance.below(tokenizer.vocab_size())).unwrap())
+            .collect();
+        for skip in [false, true] {
+            let whole = tokenizer.decode(&ids, skip).unwrap();
+            assert_eq!(streamed(&tokenizer, &ids, skip), whole, "{name}: {ids:?}");
+            decoded.push(whole);
+        }
+    }
+    compare(&format!("{name}: decoded"), &decoded, &golden["decoded"]);
+    rendered(name, &tokenizer, &golden["rendered"]);
+}
+
+fn rendered(name: &str, tokenizer: &Tokenizer, golden: &Value) {
+    let chats = shared()["conversations"].as_array().unwrap();
+    let golden = golden.as_array().unwrap();
+    assert_eq!(chats.len(), golden.len());
+    let given = shared()["templates"][name].as_str();
+    for (n, (chat, expected)) in chats.iter().zip(golden).enumerate() {
+        let messages: Vec<Message> = serde_json::from_value(chat["messages"].clone()).unwrap();
+        let options: Map<String, Value> = serde_json::from_value(chat["options"].clone()).unwrap();
+        // Noon of the day that the goldens were made for, wherever the test runs.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_348_800);
+        let mut render = RenderOptions::default().now(now);
+        if let Some(tools) = chat.get("tools").and_then(Value::as_array) {
+            render = render.tools(tools.clone());
+        }
+        for (key, value) in options {
+            render = match key.as_str() {
+                "add_generation_prompt" => render.add_generation_prompt(value == true),
+                _ => render.variable(key, value),
+            };
+        }
+        let result = match given.filter(|_| tokenizer.chat_templates().is_empty()) {
+            Some(source) => ChatTemplate::new(source)
+                .unwrap()
+                .with_special_tokens(tokenizer.special_tokens())
+                .render(&messages, &render),
+            None => tokenizer.apply_chat_template(&messages, &render),
+        };
+        let found = match &result {
+            Ok(prompt) => digest(std::slice::from_ref(prompt)),
+            Err(TextError::Refused { .. } | TextError::Template { .. }) => "refused".to_owned(),
+            Err(error) => panic!("{name}: conversation {n}: {error}"),
+        };
+        assert_eq!(expected, &found, "{name}: conversation {n}: {result:?}");
+    }
+}
+
+#[test]
+fn qwen3() {
+    check("qwen3");
+}
+
+#[test]
+fn llama3() {
+    check("llama3_1");
+}
+
+#[test]
+fn gemma3() {
+    check("gemma3");
+}
+
+#[test]
+fn gpt_oss() {
+    check("gptoss");
+}
+
+#[test]
+fn mistral_nemo() {
+    check("mistral_nemo");
+}
+
+#[test]
+fn deepseek_v3() {
+    check("deepseek_v3");
+}
+
+#[test]
+fn hostile_strings_are_hostile() {
+    let texts = texts();
+    assert_eq!(texts.len(), 2000);
+    let kinds: BTreeMap<&str, usize> = ["\0", "<|im_end|>", "\u{200d}", "\r\n", "漢"]
+        .into_iter()
+        .map(|part| {
+            (
+                part,
+                texts.iter().filter(|text| text.contains(part)).count(),
+            )
+        })
+        .collect();
+    assert!(
+        kinds["\0"] > 50 && kinds["<|im_end|>"] > 50 && kinds["\u{200d}"] > 50,
+        "{kinds:?}"
+    );
+}
