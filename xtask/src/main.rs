@@ -12,6 +12,7 @@
 mod bindgen;
 mod ci;
 mod codegen;
+mod coverage;
 mod cross;
 mod dist;
 mod doctor;
@@ -62,6 +63,8 @@ enum Command {
     Parity(parity::Args),
     /// Regenerate the code that the op table drives
     Codegen(codegen::Args),
+    /// Compare the public names of MLX with ours
+    Coverage(coverage::Args),
     /// Regenerate the Rust declarations of the shim's functions
     Bindgen(bindgen::Args),
     /// Fetch the pinned builds of MLX, or move the pins to another version
@@ -88,6 +91,7 @@ impl Command {
             Self::Doctor(args) => doctor::run(args),
             Self::Parity(args) => parity::run(args),
             Self::Codegen(args) => codegen::run(args),
+            Self::Coverage(args) => coverage::run(args),
             Self::Bindgen(args) => bindgen::run(args),
             Self::Vendor(args) => vendor::run(args),
             Self::Models(args) => models::run(args),

@@ -17,8 +17,8 @@
 //! # Threads
 //!
 //! [`Array`] is `Send` and `Sync`. MLX's own graph is not safe to touch from two threads at once;
-//! one process-wide lock, taken inside each call and released while a user's closure runs, makes
-//! it so. All threads share one stream for each device unless they ask for their own.
+//! one process-wide lock, taken inside each call and released while a user's closure runs and while
+//! a call waits for a CPU stream, makes it so. All threads share one stream for each device unless they ask for their own.
 
 mod array;
 mod device;

@@ -857,6 +857,13 @@ impl Array {
         ops::indexing::slice_update_min(self, update, starts, stops, strides)
     }
 
+    /// See [`ops::indexing::checked_indices`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn checked_indices(&self, size: i32) -> Result<Array> {
+        ops::indexing::checked_indices(self, size)
+    }
+
     /// See [`ops::indexing::take`].
     #[inline]
     #[allow(clippy::missing_errors_doc)]

@@ -1,14 +1,18 @@
-//! `+ - * / %` and unary `-` on arrays.
+//! `+ - * / %`, `& | ^ << >>` and unary `-` and `!` on arrays.
 //!
 //! Each yields a `Result<Array>` and takes one on either side of an array, so that one `?` closes
 //! an expression: `(&a * 2.0 + &b)?`. (Rust's coherence rules forbid operators between two foreign
 //! types, so `Result * 2.0` needs a `?` first.) Scalars take the array's dtype where it is floating point or
 //! the scalar is an integer, as Python's do: `int32_array * 2.0` is float32, `f16_array * 2.0` is
-//! float16. On the left of an array stand `f32` and `i32` only.
+//! float16.
+//!
+//! On the left of an array stand `f32` and `i32` only. With `f64` there as well the literal of
+//! `1.0 - &x` would have two types to choose from, and `(1.0 - &x)?` would no longer compile; for a
+//! constant of full float64 precision use [`Array::scalar_dtype`].
 
-use std::ops::{Add, Div, Mul, Neg, Rem, Sub};
+use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Rem, Shl, Shr, Sub};
 
-use crate::ops::arithmetic;
+use crate::ops::{arithmetic, logical};
 use crate::{Array, Dtype, Element, Result};
 
 /// A right or left operand.
@@ -126,21 +130,21 @@ impl<S: Scalar> Operand for Number<S> {
 }
 
 macro_rules! operator {
-    (@one $trait:ident $method:ident $op:ident; $lhs:ty, $rhs:ty) => {
+    (@one $family:ident $trait:ident $method:ident $op:ident; $lhs:ty, $rhs:ty) => {
         impl $trait<$rhs> for $lhs {
             type Output = Result<Array>;
             #[inline]
             fn $method(self, rhs: $rhs) -> Result<Array> {
-                both(self, rhs, arithmetic::$op)
+                both(self, rhs, $family::$op)
             }
         }
     };
-    (@scalar $trait:ident $method:ident $op:ident; $lhs:ty) => {
+    (@scalar $family:ident $trait:ident $method:ident $op:ident; $lhs:ty) => {
         impl<S: Scalar> $trait<S> for $lhs {
             type Output = Result<Array>;
             #[inline]
             fn $method(self, rhs: S) -> Result<Array> {
-                both(self, Number(rhs), arithmetic::$op)
+                both(self, Number(rhs), $family::$op)
             }
         }
     };
@@ -153,17 +157,23 @@ macro_rules! operator {
             }
         }
     };
+    (@arrays $family:ident $trait:ident $method:ident $op:ident) => {
+        operator!(@one $family $trait $method $op; &Array, &Array);
+        operator!(@one $family $trait $method $op; &Array, Array);
+        operator!(@one $family $trait $method $op; Array, &Array);
+        operator!(@one $family $trait $method $op; Array, Array);
+        operator!(@one $family $trait $method $op; &Array, Result<Array>);
+        operator!(@one $family $trait $method $op; Array, Result<Array>);
+        operator!(@one $family $trait $method $op; Result<Array>, &Array);
+        operator!(@one $family $trait $method $op; Result<Array>, Array);
+        operator!(@scalar $family $trait $method $op; &Array);
+        operator!(@scalar $family $trait $method $op; Array);
+    };
+    (@bits $trait:ident $method:ident $op:ident) => {
+        operator!(@arrays logical $trait $method $op);
+    };
     ($trait:ident $method:ident $op:ident) => {
-        operator!(@one $trait $method $op; &Array, &Array);
-        operator!(@one $trait $method $op; &Array, Array);
-        operator!(@one $trait $method $op; Array, &Array);
-        operator!(@one $trait $method $op; Array, Array);
-        operator!(@one $trait $method $op; &Array, Result<Array>);
-        operator!(@one $trait $method $op; Array, Result<Array>);
-        operator!(@one $trait $method $op; Result<Array>, &Array);
-        operator!(@one $trait $method $op; Result<Array>, Array);
-        operator!(@scalar $trait $method $op; &Array);
-        operator!(@scalar $trait $method $op; Array);
+        operator!(@arrays arithmetic $trait $method $op);
         operator!(@left $trait $method $op; f32, &Array);
         operator!(@left $trait $method $op; i32, &Array);
         operator!(@left $trait $method $op; f32, Array);
@@ -176,6 +186,29 @@ operator! { Sub sub subtract }
 operator! { Mul mul multiply }
 operator! { Div div divide }
 operator! { Rem rem remainder }
+operator! { @bits BitAnd bitand bitwise_and }
+operator! { @bits BitOr bitor bitwise_or }
+operator! { @bits BitXor bitxor bitwise_xor }
+operator! { @bits Shl shl left_shift }
+operator! { @bits Shr shr right_shift }
+
+impl Not for &Array {
+    type Output = Result<Array>;
+    fn not(self) -> Result<Array> {
+        if Array::dtype(self) == Dtype::Bool {
+            logical::logical_not(self)
+        } else {
+            logical::bitwise_invert(self)
+        }
+    }
+}
+
+impl Not for Array {
+    type Output = Result<Array>;
+    fn not(self) -> Result<Array> {
+        !&self
+    }
+}
 
 impl Neg for &Array {
     type Output = Result<Array>;

@@ -61,13 +61,25 @@ impl Array {
     /// # Errors
     /// Whatever the computation reports.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let copy = |bytes: &[u8]| {
+            let mut out = Vec::new();
+            out.try_reserve_exact(bytes.len())
+                .map_err(|error| Error::OutOfMemory(format!("{} bytes: {error}", bytes.len())))?;
+            out.extend_from_slice(bytes);
+            Ok(out)
+        };
         if let Some(bytes) = ffi::memory(self)?.as_bytes() {
-            return Ok(bytes.to_vec());
+            return copy(bytes);
         }
         let dense = self.contiguous(false)?;
         let memory = ffi::memory(&dense)?;
-        memory.as_bytes().map(<[u8]>::to_vec).ok_or_else(|| {
-            Error::Unsupported("to_bytes: the array could not be laid out densely".to_owned())
-        })
+        memory.as_bytes().map_or_else(
+            || {
+                Err(Error::Unsupported(
+                    "to_bytes: the array could not be laid out densely".to_owned(),
+                ))
+            },
+            copy,
+        )
     }
 }

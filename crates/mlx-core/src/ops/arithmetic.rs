@@ -56,6 +56,7 @@ pub fn divide(lhs: &Array, rhs: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`] if the shapes do not broadcast or the dtypes do not allow it.
+#[doc(alias = "pow")]
 pub fn power(lhs: &Array, rhs: &Array) -> Result<Array> {
     ffi::power(lhs, rhs)
 }
@@ -96,6 +97,7 @@ pub fn logaddexp(lhs: &Array, rhs: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`] if the shapes do not broadcast or the dtypes do not allow it.
+#[doc(alias = "atan2")]
 pub fn arctan2(lhs: &Array, rhs: &Array) -> Result<Array> {
     ffi::arctan2(lhs, rhs)
 }
@@ -306,6 +308,7 @@ pub fn tan(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`] if the dtype does not allow it.
+#[doc(alias = "asin")]
 pub fn arcsin(a: &Array) -> Result<Array> {
     ffi::arcsin(a)
 }
@@ -316,6 +319,7 @@ pub fn arcsin(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`] if the dtype does not allow it.
+#[doc(alias = "acos")]
 pub fn arccos(a: &Array) -> Result<Array> {
     ffi::arccos(a)
 }
@@ -326,6 +330,7 @@ pub fn arccos(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`] if the dtype does not allow it.
+#[doc(alias = "atan")]
 pub fn arctan(a: &Array) -> Result<Array> {
     ffi::arctan(a)
 }
@@ -366,6 +371,7 @@ pub fn tanh(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`] if the dtype does not allow it.
+#[doc(alias = "asinh")]
 pub fn arcsinh(a: &Array) -> Result<Array> {
     ffi::arcsinh(a)
 }
@@ -376,6 +382,7 @@ pub fn arcsinh(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`] if the dtype does not allow it.
+#[doc(alias = "acosh")]
 pub fn arccosh(a: &Array) -> Result<Array> {
     ffi::arccosh(a)
 }
@@ -386,6 +393,7 @@ pub fn arccosh(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`] if the dtype does not allow it.
+#[doc(alias = "atanh")]
 pub fn arctanh(a: &Array) -> Result<Array> {
     ffi::arctanh(a)
 }
@@ -466,6 +474,7 @@ pub fn imag(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`] if the dtype does not allow it.
+#[doc(alias = "conj")]
 pub fn conjugate(a: &Array) -> Result<Array> {
     ffi::conjugate(a)
 }

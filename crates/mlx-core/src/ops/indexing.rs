@@ -119,6 +119,26 @@ pub fn slice_update_min(
     ffi::slice_update_min(a, update, starts, stops, strides)
 }
 
+/// The indices, safe to use on an axis of this size, whatever is done with them next.
+///
+/// Every function here checks its own indices. This is for those who reshape or combine indices
+/// first: what comes of that is lazy, and a mistake in it could only be limited, not reported.
+///
+/// ```
+/// # use mlx_core::Array;
+/// let classes = Array::from_slice(&[0, 3], &[2])?;
+/// assert!(classes.checked_indices(3).is_err());
+/// assert_eq!(classes.checked_indices(4)?.to_vec::<i32>()?, [0, 3]);
+/// # Ok::<(), mlx_core::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::OutOfBounds`] if the array is computed and an index lies outside; lazy indices are
+/// limited instead. [`Error::Shape`] if the size is not positive or the indices are no integers.
+pub fn checked_indices(indices: &Array, size: i32) -> Result<Array> {
+    checked::indices("checked_indices", indices, 0, size)
+}
+
 /// Elements along `axis` at `indices`: `[.., N, ..]` and `[I..]` give `[.., I.., ..]`.
 ///
 /// ```

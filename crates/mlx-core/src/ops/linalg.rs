@@ -34,6 +34,7 @@ fn matrix(op: &'static str, a: &Array, square: bool) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Op`] if an axis is out of range.
+#[doc(alias = "matrix_norm")]
 pub fn norm(a: &Array, axes: Option<&[i32]>, keepdims: bool) -> Result<Array> {
     ffi::linalg_norm(a, axes, keepdims)
 }

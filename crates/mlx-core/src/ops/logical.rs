@@ -79,6 +79,7 @@ pub fn bitwise_xor(lhs: &Array, rhs: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the shapes do not broadcast or the dtypes do not allow it.
+#[doc(alias = "bitwise_left_shift")]
 pub fn left_shift(lhs: &Array, rhs: &Array) -> Result<Array> {
     ffi::left_shift(lhs, rhs)
 }
@@ -89,6 +90,7 @@ pub fn left_shift(lhs: &Array, rhs: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the shapes do not broadcast or the dtypes do not allow it.
+#[doc(alias = "bitwise_right_shift")]
 pub fn right_shift(lhs: &Array, rhs: &Array) -> Result<Array> {
     ffi::right_shift(lhs, rhs)
 }

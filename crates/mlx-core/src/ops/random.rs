@@ -47,6 +47,43 @@ pub fn split_n(key: &Array, num: i32) -> Result<Array> {
     ffi::random_split(key, num)
 }
 
+/// A sequence of keys from a seed, each independent of the others.
+///
+/// The generator that functions without a key use is one of these for each thread.
+///
+/// ```
+/// # use mlx_core::ops::random::{KeySequence, normal};
+/// let mut keys = KeySequence::new(7)?;
+/// let a = normal::<f32>(0.0, 1.0, &[2], Some(&keys.next_key()?))?;
+/// let b = normal::<f32>(0.0, 1.0, &[2], Some(&keys.next_key()?))?;
+/// assert_ne!(a.to_vec::<f32>()?, b.to_vec::<f32>()?);
+/// # Ok::<(), mlx_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct KeySequence {
+    key: Array,
+}
+
+impl KeySequence {
+    /// The sequence of this seed.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn new(seed: u64) -> Result<Self> {
+        Ok(KeySequence { key: key(seed)? })
+    }
+
+    /// The next key.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn next_key(&mut self) -> Result<Array> {
+        let (rest, next) = split(&self.key)?;
+        self.key = rest;
+        Ok(next)
+    }
+}
+
 /// Random bits in unsigned integers of `width` bytes: 1, 2 or 4.
 ///
 /// # Errors

@@ -359,6 +359,7 @@ impl ScanOptions {
 ///
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the axis is out of range.
+#[doc(alias = "cumulative_sum")]
 pub fn cumsum(a: &Array, axis: i32, options: ScanOptions) -> Result<Array> {
     ffi::cumsum(a, axis, options.reverse, options.inclusive, options.dtype)
 }
@@ -369,6 +370,7 @@ pub fn cumsum(a: &Array, axis: i32, options: ScanOptions) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the axis is out of range.
+#[doc(alias = "cumulative_prod")]
 pub fn cumprod(a: &Array, axis: i32, options: ScanOptions) -> Result<Array> {
     ffi::cumprod(a, axis, options.reverse, options.inclusive, options.dtype)
 }

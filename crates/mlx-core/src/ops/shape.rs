@@ -90,6 +90,7 @@ pub fn transpose(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::Op`] if `axes` is not a permutation.
+#[doc(alias = "permute_dims")]
 pub fn transpose_axes(a: &Array, axes: &[i32]) -> Result<Array> {
     ffi::transpose_axes(a, axes)
 }
@@ -172,6 +173,7 @@ pub fn atleast_3d(a: &Array) -> Result<Array> {
 ///
 /// # Errors
 /// [`Error::EmptyInput`] without arrays; [`Error::Op`] if their other axes differ.
+#[doc(alias = "concat")]
 pub fn concatenate(arrays: &[&Array], axis: i32) -> Result<Array> {
     if arrays.is_empty() {
         return Err(Error::empty_input("concatenate: `arrays`"));

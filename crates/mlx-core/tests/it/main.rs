@@ -8,6 +8,7 @@
 
 mod cpu_kernels;
 mod ergonomics;
+mod errors;
 mod indexing;
 mod io_gguf;
 mod io_gguf_arrays;

@@ -93,3 +93,45 @@ fn scopes_place_work_and_end_with_panics() {
     assert_eq!(y.item::<f32>().unwrap(), 3.0);
     stream.synchronize().unwrap();
 }
+
+#[test]
+fn waiting_leaves_other_threads_free() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
+
+    // Long enough to be still running when the other thread starts: one thread of MLX's own.
+    let slow = Stream::new(Device::cpu()).unwrap();
+    let long = slow
+        .scope(|| {
+            let mut x = Array::ones::<f32>(&[1 << 20])?.copy()?;
+            for _ in 0..20 {
+                x = x.sin()?.exp()?;
+            }
+            x.sum(false)
+        })
+        .unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            long.eval().unwrap();
+            done.store(true, Ordering::SeqCst);
+        });
+        // Until the work has been handed to the stream.
+        let start = Instant::now();
+        while !done.load(Ordering::SeqCst) && start.elapsed() < Duration::from_millis(50) {
+            thread::yield_now();
+        }
+        let mut finished_meanwhile = 0;
+        while !done.load(Ordering::SeqCst) {
+            Array::scalar(1.0f32)
+                .unwrap()
+                .exp()
+                .unwrap()
+                .eval()
+                .unwrap();
+            finished_meanwhile += usize::from(!done.load(Ordering::SeqCst));
+        }
+        // With the lock held for the whole evaluation at most one could slip in.
+        assert!(finished_meanwhile > 1, "{finished_meanwhile}");
+    });
+}

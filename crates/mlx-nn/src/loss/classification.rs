@@ -4,7 +4,7 @@ use mlx_core::{
     Array,
     ops::{
         arithmetic::{clip, exp, log, logaddexp, maximum, negative},
-        indexing::take_along_axis,
+        indexing::{checked_indices, take_along_axis},
         misc::stop_gradient,
         reduction::{logsumexp_axes, max_axes, mean_axes, sum_axes},
         shape::{expand_dims, squeeze_axes},
@@ -68,8 +68,8 @@ impl CrossEntropyOptions {
 
 /// `log Σ eˡᵒᵍⁱᵗˢ − logit of the target`, over the class axis.
 ///
-/// `targets` are class ids without that axis, or probabilities with it. Ids are not checked, as
-/// that would force their evaluation: one beyond the axis counts as the last class.
+/// `targets` are class ids without that axis, or probabilities with it. Ids that are computed
+/// already are checked; of lazy ones, one beyond the axis counts as the last class.
 ///
 /// ```
 /// use mlx_core::Array;
@@ -83,7 +83,8 @@ impl CrossEntropyOptions {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] if the shapes do not fit or the smoothing is outside `0..1`.
+/// [`Error::InvalidArgument`] if the shapes do not fit or the smoothing is outside `0..1`;
+/// [`Error::Core`] for a class id outside the axis.
 pub fn cross_entropy(
     logits: &Array,
     targets: &Array,
@@ -138,7 +139,9 @@ fn at_class(loss: &'static str, x: &Array, targets: &Array, axis: i32) -> Result
         let message = format!("targets {:?} do not fit {:?}", targets.shape(), x.shape());
         return Err(Error::invalid(loss, message));
     }
-    let found = take_along_axis(x, &expand_dims(targets, &[axis])?, axis)?;
+    // Before they are reshaped: afterwards they are lazy, and could not be refused any more.
+    let targets = checked_indices(targets, x.dim(axis)?)?;
+    let found = take_along_axis(x, &expand_dims(&targets, &[axis])?, axis)?;
     Ok(squeeze_axes(&found, &[axis])?)
 }
 

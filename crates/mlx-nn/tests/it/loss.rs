@@ -103,6 +103,17 @@ fn operands_that_do_not_fit_are_refused() -> TestResult {
     );
     let ids = Array::from_slice::<i32>(&[0, 1, 2], &[3])?;
     assert!(cross_entropy(&x, &ids, CrossEntropyOptions::default()).is_err());
+    let outside = Array::from_slice::<i32>(&[0, 3], &[2])?;
+    let error = cross_entropy(&x, &outside, CrossEntropyOptions::default());
+    assert!(matches!(
+        error,
+        Err(mlx_nn::Error::Core(mlx_core::Error::OutOfBounds {
+            index: 3,
+            size: 3,
+            ..
+        }))
+    ));
+    assert!(nll_loss(&x, &outside, 1, Reduction::None).is_err());
     let ids = Array::from_slice::<i32>(&[0, 1], &[2])?;
     let smoothing = CrossEntropyOptions::default().label_smoothing(1.0);
     assert!(cross_entropy(&x, &x, smoothing).is_err());
