@@ -13,6 +13,7 @@ mod kv;
 mod list;
 mod rotating;
 mod state;
+mod uncached;
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -27,6 +28,7 @@ pub use kv::KvCache;
 pub use list::CacheList;
 pub use rotating::RotatingCache;
 pub use state::StateCache;
+pub use uncached::{Uncached, for_training};
 
 pub(crate) use kinds::foreign;
 

@@ -1,5 +1,7 @@
 //! What can go wrong in a layer or while weights are loaded.
 
+use std::path::{Path, PathBuf};
+
 use crate::module::load::LoadReport;
 
 /// The result of a fallible call in this crate.
@@ -39,6 +41,17 @@ pub enum Error {
         /// The value found.
         value: String,
     },
+    /// A file could not be read or written.
+    #[error("{action} {}", path.display())]
+    File {
+        /// What was to be done with it.
+        action: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// A layer, loss or optimizer was given an argument outside its range.
     #[error("{layer}: {message}")]
     InvalidArgument {
@@ -54,6 +67,22 @@ impl Error {
         Self::InvalidArgument {
             layer,
             message: message.into(),
+        }
+    }
+
+    #[cfg_attr(
+        not(feature = "train"),
+        expect(dead_code, reason = "files are for trainers")
+    )]
+    pub(crate) fn file(
+        action: &'static str,
+        path: impl AsRef<Path>,
+        source: std::io::Error,
+    ) -> Self {
+        Self::File {
+            action,
+            path: path.as_ref().to_owned(),
+            source,
         }
     }
 

@@ -24,6 +24,7 @@ mod recurrent;
 mod rope;
 mod sequential;
 mod switch;
+pub mod train;
 mod transformer;
 mod upsample;
 mod weight;
@@ -41,7 +42,9 @@ pub use linear::Linear;
 pub use mlx_nn_derive::Module;
 pub use module::{
     Buffer, Descend, KeyPath, Module, Visitor, VisitorMut,
+    exchange::with_arrays,
     gradient::{Gradients, value_and_grad, value_and_grad_of},
+    initialize::initialize,
     load::{LoadOptions, LoadReport, Misshaped, load_weights},
     parameters::{parameter_count, parameters, set_dtype, trainable_parameters, update},
     quantize::{LayerQuantization, QuantMode, Quantization, quantize},

@@ -8,7 +8,9 @@
 
 mod buffer;
 mod containers;
+pub mod exchange;
 pub mod gradient;
+pub mod initialize;
 pub mod load;
 pub mod parameters;
 mod path;

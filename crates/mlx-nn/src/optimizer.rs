@@ -39,6 +39,24 @@ use crate::{
 /// The arrays that a rule keeps for one parameter, by name.
 pub type Slots = BTreeMap<&'static str, Array>;
 
+impl Optimize for Box<dyn Optimize> {
+    fn apply(&mut self, gradients: &Gradients, parameters: &Gradients) -> Result<Gradients> {
+        self.as_mut().apply(gradients, parameters)
+    }
+
+    fn init(&mut self, parameters: &Gradients) -> Result<()> {
+        self.as_mut().init(parameters)
+    }
+
+    fn state(&self) -> BTreeMap<String, Array> {
+        self.as_ref().state()
+    }
+
+    fn set_state(&mut self, state: BTreeMap<String, Array>) -> Result<()> {
+        self.as_mut().set_state(state)
+    }
+}
+
 /// How one gradient changes one parameter.
 pub trait Rule: std::fmt::Debug + Send + Sync {
     /// Checks the settings.
@@ -106,6 +124,12 @@ pub trait Optimize: Send + Sync {
     /// [`Error::Weight`] if a gradient has no parameter or its shape differs; the state is as
     /// before then.
     fn apply(&mut self, gradients: &Gradients, parameters: &Gradients) -> Result<Gradients>;
+
+    /// Prepares the state of these parameters, which otherwise happens with their first gradient.
+    ///
+    /// # Errors
+    /// [`Error::Core`] if it cannot be made.
+    fn init(&mut self, parameters: &Gradients) -> Result<()>;
 
     /// All state by name, as Python MLX flattens it: `step`, `learning_rate`, and
     /// `<parameter>.<slot>`.
@@ -180,11 +204,34 @@ impl<R: Rule> Optimizer<R> {
     pub const fn step(&self) -> &Array {
         &self.step
     }
+
+    /// What is kept for a parameter, or what the rule starts with.
+    fn slots_of(&self, key: &str, like: &Array) -> Result<Slots> {
+        let mut slots = self.rule.init(like)?;
+        if let Some(kept) = self.slots.get(key) {
+            for (name, array) in &mut slots {
+                if let Some(kept) = kept.get(*name) {
+                    *array = kept.clone();
+                }
+            }
+        }
+        Ok(slots)
+    }
+
+    fn keep(&mut self, key: &str, slots: Slots) {
+        let slots = slots
+            .into_iter()
+            .map(|(name, array)| (name.to_owned(), array));
+        self.slots.insert(key.to_owned(), slots.collect());
+    }
 }
 
 impl<R: Rule> Optimize for Optimizer<R> {
     fn apply(&mut self, gradients: &Gradients, parameters: &Gradients) -> Result<Gradients> {
-        let learning_rate = self.schedule.at(&self.step)?;
+        let learning_rate = match self.schedule {
+            Schedule::Constant(_) => self.learning_rate.clone(),
+            _ => self.schedule.at(&self.step)?,
+        };
         let number = (&self.step + Array::scalar_dtype(1.0, Dtype::Uint64))?;
         let step = Step {
             number,
@@ -194,14 +241,7 @@ impl<R: Rule> Optimize for Optimizer<R> {
         let mut states = Vec::with_capacity(gradients.len());
         for (key, gradient) in gradients {
             let parameter = parameter_of(key, gradient, parameters)?;
-            let mut slots = self.rule.init(gradient)?;
-            if let Some(kept) = self.slots.get(key) {
-                for (name, array) in &mut slots {
-                    if let Some(kept) = kept.get(*name) {
-                        *array = kept.clone();
-                    }
-                }
-            }
+            let mut slots = self.slots_of(key, gradient)?;
             changed.insert(
                 key.clone(),
                 self.rule.apply(&step, gradient, parameter, &mut slots)?,
@@ -209,13 +249,18 @@ impl<R: Rule> Optimize for Optimizer<R> {
             states.push((key, slots));
         }
         for (key, slots) in states {
-            let slots = slots
-                .into_iter()
-                .map(|(name, array)| (name.to_owned(), array));
-            self.slots.insert(key.clone(), slots.collect());
+            self.keep(key, slots);
         }
         (self.step, self.learning_rate) = (step.number, step.learning_rate);
         Ok(changed)
+    }
+
+    fn init(&mut self, parameters: &Gradients) -> Result<()> {
+        for (key, parameter) in parameters {
+            let slots = self.slots_of(key, parameter)?;
+            self.keep(key, slots);
+        }
+        Ok(())
     }
 
     fn state(&self) -> BTreeMap<String, Array> {
@@ -247,9 +292,6 @@ impl<R: Rule> Optimize for Optimizer<R> {
                 .entry(parameter.to_owned())
                 .or_default()
                 .insert(slot.to_owned(), array);
-        }
-        if matches!(self.schedule, Schedule::Constant(_)) {
-            self.schedule = Schedule::Constant(learning_rate.item::<f32>()?);
         }
         (self.step, self.learning_rate, self.slots) = (step, learning_rate, slots);
         Ok(())

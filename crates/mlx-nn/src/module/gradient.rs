@@ -119,7 +119,7 @@ pub fn value_and_grad_of<M: Module + Clone + 'static>(
     Ok((loss, keys.into_iter().zip(gradients).collect()))
 }
 
-fn buffers(module: &dyn Module) -> BTreeMap<String, Array> {
+pub(crate) fn buffers(module: &dyn Module) -> BTreeMap<String, Array> {
     let mut buffers = Buffers(BTreeMap::new());
     module.visit(&KeyPath::root(), &mut buffers);
     buffers.0
@@ -140,7 +140,7 @@ impl<'a> Visitor<'a> for Buffers {
     }
 }
 
-fn set_buffers(module: &mut dyn Module, buffers: BTreeMap<String, Array>) -> Result<()> {
+pub(crate) fn set_buffers(module: &mut dyn Module, buffers: BTreeMap<String, Array>) -> Result<()> {
     struct Set(BTreeMap<String, Array>);
 
     impl VisitorMut for Set {

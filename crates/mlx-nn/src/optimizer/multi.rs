@@ -52,6 +52,28 @@ impl MultiOptimizer {
             .map(|(_, optimizer)| optimizer.as_ref())
             .chain([self.rest.as_ref()])
     }
+
+    fn optimizers_mut(&mut self) -> impl Iterator<Item = &mut Box<dyn Optimize>> {
+        self.filtered
+            .iter_mut()
+            .map(|(_, optimizer)| optimizer)
+            .chain([&mut self.rest])
+    }
+
+    /// The arrays that fall to each optimizer.
+    fn parts(&self, arrays: &Gradients) -> Vec<Gradients> {
+        let mut parts = vec![Gradients::new(); self.filtered.len() + 1];
+        for (key, array) in arrays {
+            let taker = self
+                .filtered
+                .iter()
+                .position(|(filter, _)| filter(key, array));
+            if let Some(part) = parts.get_mut(taker.unwrap_or(self.filtered.len())) {
+                part.insert(key.clone(), array.clone());
+            }
+        }
+        parts
+    }
 }
 
 impl fmt::Debug for MultiOptimizer {
@@ -61,27 +83,21 @@ impl fmt::Debug for MultiOptimizer {
 }
 
 impl Optimize for MultiOptimizer {
+    fn init(&mut self, parameters: &Gradients) -> Result<()> {
+        let parts = self.parts(parameters);
+        self.optimizers_mut()
+            .zip(&parts)
+            .try_for_each(|(optimizer, part)| optimizer.init(part))
+    }
+
     fn apply(&mut self, gradients: &Gradients, parameters: &Gradients) -> Result<Gradients> {
-        let mut parts = vec![Gradients::new(); self.filtered.len() + 1];
         for (key, gradient) in gradients {
             parameter_of(key, gradient, parameters)?;
-            let taker = self
-                .filtered
-                .iter()
-                .position(|(filter, _)| filter(key, gradient));
-            let part = taker.unwrap_or(self.filtered.len());
-            if let Some(part) = parts.get_mut(part) {
-                part.insert(key.clone(), gradient.clone());
-            }
         }
+        let parts = self.parts(gradients);
         let mut changed = Gradients::new();
-        let all = self
-            .filtered
-            .iter_mut()
-            .map(|(_, optimizer)| optimizer)
-            .chain([&mut self.rest]);
-        for (optimizer, part) in all.zip(parts) {
-            changed.extend(optimizer.apply(&part, parameters)?);
+        for (optimizer, part) in self.optimizers_mut().zip(&parts) {
+            changed.extend(optimizer.apply(part, parameters)?);
         }
         Ok(changed)
     }
@@ -113,12 +129,8 @@ impl Optimize for MultiOptimizer {
                 None => return Err(Error::weight(key, "belongs to no optimizer")),
             };
         }
-        let all = self
-            .filtered
-            .iter_mut()
-            .map(|(_, optimizer)| optimizer)
-            .chain([&mut self.rest]);
-        all.zip(parts)
+        self.optimizers_mut()
+            .zip(parts)
             .try_for_each(|(optimizer, part)| optimizer.set_state(part))
     }
 }
