@@ -67,6 +67,17 @@ cases! {
     gpt2_f32: "gpt2/f32",
     ministral3_f32: "ministral3/f32",
     mistral3_without_its_vision_part: "mistral3/f32",
+    qwen3_next_f32: "qwen3_next/f32",
+    qwen3_5_f32: "qwen3_5_text/f32",
+    qwen3_5_with_experts: "qwen3_5_moe_text/f32",
+    lfm2_f32: "lfm2/f32",
+    lfm2_with_experts: "lfm2_moe/f32",
+    mamba2_f32: "mamba2/f32",
+    falcon_h1_f32: "falcon_h1/f32",
+    falcon_h1_with_tied_embeddings: "falcon_h1/tied",
+    granitemoehybrid_with_experts: "granitemoehybrid/f32",
+    granitemoehybrid_dense: "granitemoehybrid/dense",
+    nemotron_h_f32: "nemotron_h/f32",
 }
 
 #[test]

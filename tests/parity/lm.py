@@ -185,6 +185,10 @@ def torch_model(case, folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
+def cache_keyword(model):
+    return "cache_params" if model.config.model_type == "mamba2" else "past_key_values"
+
+
 def torch_forward(model, prompt):
     import torch
     from transformers import DynamicCache
@@ -193,7 +197,8 @@ def torch_forward(model, prompt):
     with torch.no_grad():
         logits = model(ids).logits[0].numpy()
         cache = DynamicCache(config=model.config)
-        steps = [model(ids[:, i : i + 1], past_key_values=cache, use_cache=True).logits[0].numpy() for i in range(ids.shape[1])]
+        keyword = cache_keyword(model)
+        steps = [model(ids[:, i : i + 1], **{keyword: cache}, use_cache=True).logits[0].numpy() for i in range(ids.shape[1])]
     return logits, np.concatenate(steps)
 
 
@@ -202,11 +207,12 @@ def torch_greedy(model, prompt, floor=0.0, count=NEW_TOKENS):
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
+    keyword = cache_keyword(model)
     ids = torch.tensor(prompt, dtype=torch.long)[None]
     tokens, margins = [], []
     with torch.no_grad():
         for _ in range(count):
-            row = model(ids, past_key_values=cache, use_cache=True).logits[0, -1].numpy()
+            row = model(ids, **{keyword: cache}, use_cache=True).logits[0, -1].numpy()
             tokens.append(int(row.argmax()))
             margins.append(margin_of(row))
             if margins[-1] < floor:

@@ -376,6 +376,106 @@ CASES += [
     ),
 ]
 
+DELTA = {
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "linear_conv_kernel_dim": 4, "head_dim": 16, "rope_theta": 10000.0, "partial_rotary_factor": 0.25,
+    "tie_word_embeddings": False,
+}
+SHARED_EXPERT = EXPERTS | {"shared_expert_intermediate_size": 32}
+LINEAR_THEN_FULL = ["linear_attention", "linear_attention", "full_attention"]
+LFM2 = {
+    "norm_eps": 1e-5, "conv_bias": False, "conv_L_cache": 3, "block_auto_adjust_ff_dim": False, "rope_theta": 1000000.0,
+    "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"],
+}
+MAMBA = {
+    "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_d_conv": 4, "mamba_n_groups": 2,
+}
+
+CASES += [
+    published(
+        "qwen3_next", oracle="transformers", why="mlx-lm reads full_attention_interval alone, and no nested rope",
+        config=DELTA | SHARED_EXPERT | {
+            "num_hidden_layers": 3, "decoder_sparse_step": 1, "mlp_only_layers": [1], "layer_types": LINEAR_THEN_FULL,
+        },
+    ),
+    published(
+        "qwen3_5_text", oracle="transformers", why="mlx-lm reads full_attention_interval alone",
+        config=DELTA | {"num_hidden_layers": 3, "layer_types": LINEAR_THEN_FULL},
+    ),
+    published(
+        "qwen3_5_moe_text", oracle="transformers", why="mlx-lm reads full_attention_interval alone",
+        config=DELTA | SHARED_EXPERT | {"num_hidden_layers": 3, "layer_types": LINEAR_THEN_FULL},
+    ),
+    published(
+        "lfm2", drop=("hidden_act", "rms_norm_eps"), oracle="transformers", why="mlx-lm wants keys of the first releases",
+        config=LFM2,
+    ),
+    published(
+        "lfm2_moe", drop=("hidden_act", "rms_norm_eps"),
+        config=LFM2 | {
+            "num_experts": 8, "num_experts_per_tok": 2, "num_dense_layers": 1, "moe_intermediate_size": 32,
+            "norm_topk_prob": True, "use_expert_bias": True, "routed_scaling_factor": 1.0,
+        },
+    ),
+    published(
+        "mamba2", oracle="transformers", why="mlx-lm has one epsilon for all norms of the blocks, and no groups in the gated norm",
+        drop=("intermediate_size", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "max_position_embeddings"),
+        config={
+            "num_heads": 8, "head_dim": 8, "expand": 2, "state_size": 8, "conv_kernel": 4, "n_groups": 2, "chunk_size": 8,
+            "layer_norm_epsilon": 1e-3, "use_bias": False, "use_conv_bias": True, "tie_word_embeddings": True,
+            "time_step_limit": [0.0, 100.0],
+        },
+    ),
+    published(
+        "falcon_h1", oracle="transformers", drop=(),
+        why="mlx-lm leaves out the multipliers of keys and values and the groups of the gated norm",
+        config=MAMBA | {
+            "mamba_d_ssm": 64, "mamba_chunk_size": 8, "mamba_rms_norm": True, "mamba_norm_before_gate": False,
+            "mamba_proj_bias": True, "projectors_bias": True, "attention_bias": True, "mlp_bias": True, "head_dim": 8,
+            "attention_in_multiplier": 0.8, "attention_out_multiplier": 0.9, "embedding_multiplier": 2.5, "key_multiplier": 0.7,
+            "lm_head_multiplier": 0.5, "mlp_multipliers": [0.9, 0.8], "ssm_in_multiplier": 1.2, "ssm_out_multiplier": 0.7,
+            "ssm_multipliers": [0.5, 0.9, 0.8, 1.1, 0.6], "rope_theta": 100000.0, "tie_word_embeddings": False,
+        },
+    ),
+    published(
+        "falcon_h1", "tied", seed=1, oracle="transformers", drop=(),
+        why="mlx-lm leaves out the multipliers of keys and values",
+        config=MAMBA | {
+            "mamba_d_ssm": 64, "mamba_chunk_size": 8, "mamba_rms_norm": False, "head_dim": 8, "embedding_multiplier": 2.5,
+            "key_multiplier": 0.7, "lm_head_multiplier": 0.5, "rope_theta": 100000.0, "tie_word_embeddings": True,
+        },
+    ),
+    published(
+        "granitemoehybrid", drop=(), oracle="transformers", why="mlx-lm clips time steps that the reference does not",
+        config=MAMBA | {
+            "num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"], "mamba_expand": 2, "mamba_chunk_size": 8,
+            "mamba_proj_bias": False, "mamba_conv_bias": True, "shared_intermediate_size": 32, "num_local_experts": 4,
+            "num_experts_per_tok": 2, "position_embedding_type": "rope", "rope_theta": 10000.0, "logits_scaling": 4.0,
+            "attention_multiplier": 0.4, "embedding_multiplier": 0.5, "residual_multiplier": 0.6, "tie_word_embeddings": True,
+        },
+    ),
+    published(
+        "granitemoehybrid", "dense", seed=1, drop=(), oracle="transformers", why="mlx-lm takes another width for the dense block",
+        config=MAMBA | {
+            "num_hidden_layers": 2, "layer_types": ["mamba", "attention"], "mamba_expand": 2, "mamba_chunk_size": 8,
+            "mamba_proj_bias": False, "mamba_conv_bias": True, "shared_intermediate_size": 48, "num_local_experts": 0,
+            "num_experts_per_tok": 0, "position_embedding_type": "nope", "logits_scaling": 4.0, "attention_multiplier": 0.4,
+            "embedding_multiplier": 0.5, "residual_multiplier": 0.6, "tie_word_embeddings": True,
+        },
+    ),
+    published(
+        "nemotron_h", drop=("hidden_act", "rms_norm_eps", "num_hidden_layers"),
+        config={
+            "hybrid_override_pattern": "M*-E", "layer_norm_epsilon": 1e-5, "mamba_num_heads": 8, "mamba_head_dim": 8,
+            "ssm_state_size": 8, "conv_kernel": 4, "n_groups": 2, "chunk_size": 8, "head_dim": 8, "attention_bias": False,
+            "mamba_proj_bias": False, "mlp_bias": False, "use_bias": False, "use_conv_bias": True, "mlp_hidden_act": "relu2",
+            "moe_intermediate_size": 32, "moe_shared_expert_intermediate_size": 32, "n_routed_experts": 8, "n_shared_experts": 1,
+            "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.5,
+            "tie_word_embeddings": False,
+        },
+    ),
+]
+
 # What stands inside a multimodal configuration, and its class in transformers.
 INNER = {"gemma3": "gemma3_text", "mistral3": "ministral3", "gemma4": "gemma4_text"}
 

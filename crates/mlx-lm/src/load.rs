@@ -175,10 +175,12 @@ impl<'a> Loader<'a> {
             mut tokenizer,
         } = source;
         infer_tied_head(&mut text_config, &weights);
-        let mut model = constructor(&text_config, &mut weights)?;
+        // Before an architecture computes with them: what it folds into its weights should not
+        // be rounded to the checkpoint's dtype.
         if let Some(dtype) = self.dtype {
             weights = cast(weights, dtype)?;
         }
+        let mut model = constructor(&text_config, &mut weights)?;
         check::dtypes(&weights)?;
         let mut options = LoadOptions::default();
         if let Some(quantization) = quantization {

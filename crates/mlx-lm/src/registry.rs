@@ -119,18 +119,25 @@ macro_rules! architectures {
 
 architectures! {
     cohere2: "cohere2",
+    falcon_h1: "falcon_h1",
     gemma2: "gemma2",
     gemma3_text: "gemma3_text",
     glm4: "glm4",
     gpt2: "gpt2",
     granite: "granite",
+    granitemoehybrid: "granitemoehybrid",
+    lfm2: "lfm2" | "lfm2_moe",
     llama: "llama" | "mistral",
+    mamba2: "mamba2",
     ministral3: "ministral3",
+    nemotron_h: "nemotron_h",
     olmo2: "olmo2",
     olmo3: "olmo3",
     phi3: "phi3",
     qwen2: "qwen2" | "qwen2_vl_text" | "qwen2_5_vl_text",
     qwen3: "qwen3" | "qwen3_vl_text",
+    qwen3_5: "qwen3_5" | "qwen3_5_text" | "qwen3_5_moe" | "qwen3_5_moe_text",
+    qwen3_next: "qwen3_next",
     smollm3: "smollm3",
 }
 
@@ -141,6 +148,8 @@ const WRAPPERS: &[(&str, &str)] = &[
     ("mistral3", "mistral"),
     ("qwen2_5_vl", "qwen2"),
     ("qwen2_vl", "qwen2"),
+    ("qwen3_5", "qwen3_5_text"),
+    ("qwen3_5_moe", "qwen3_5_moe_text"),
     ("qwen3_vl", "qwen3"),
 ];
 

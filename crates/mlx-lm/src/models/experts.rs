@@ -8,7 +8,7 @@ use mlx_core::ops::misc::{argpartition, stop_gradient, topk};
 use mlx_core::ops::reduction::sum_axes;
 use mlx_core::ops::shape::{expand_dims, flatten, unflatten};
 
-use crate::Result;
+use crate::{Error, Result, config};
 
 /// The `count` largest of `scores [.., E]`: indices `[.., K]`, in no particular order.
 pub(super) fn best(scores: &Array, count: i32) -> Result<Array> {
@@ -41,6 +41,29 @@ pub(super) struct SigmoidRouter {
 }
 
 impl SigmoidRouter {
+    /// Checks the numbers against each other and against the number of experts.
+    pub(super) fn validate(&self, num_experts: i32) -> Result<()> {
+        config::positive("num_experts_per_tok", self.num_experts_per_tok)?;
+        config::positive("n_group", self.n_group)?;
+        config::positive("topk_group", self.topk_group)?;
+        config::divisible("number of experts", num_experts, "n_group", self.n_group)?;
+        if self.topk_group > self.n_group {
+            let message = format!("{} of {} groups", self.topk_group, self.n_group);
+            return Err(Error::config("topk_group", message));
+        }
+        let group = num_experts / self.n_group;
+        if self.n_group > 1 && group < 2 {
+            let message = format!("{} groups of {num_experts} experts", self.n_group);
+            return Err(Error::config("n_group", message));
+        }
+        let open = group * self.topk_group;
+        if self.num_experts_per_tok > open {
+            let message = format!("{} of {open} experts in reach", self.num_experts_per_tok);
+            return Err(Error::config("num_experts_per_tok", message));
+        }
+        Ok(())
+    }
+
     /// Indices and weights `[.., K]` for router logits `[.., E]`; the weights are float32.
     pub(super) fn choose(&self, logits: &Array, bias: &Array) -> Result<(Array, Array)> {
         let scores = sigmoid(&logits.astype(Dtype::Float32)?)?;
