@@ -230,3 +230,77 @@ fn hostile_strings_are_hostile() {
         "{kinds:?}"
     );
 }
+
+/// The ranks of a published vocabulary as a file of tiktoken give the same tokens as its
+/// `tokenizer.json`.
+#[test]
+fn a_tiktoken_file_of_a_published_vocabulary() {
+    let published = Tokenizer::from_folder(folder("llama3_1")).unwrap();
+    let file = json(folder("llama3_1").join("tokenizer.json"));
+    let byte_of = byte_of();
+    let mut lines: Vec<(u64, String)> = Vec::new();
+    for (token, id) in file["model"]["vocab"].as_object().unwrap() {
+        let bytes: Vec<u8> = token.chars().map(|c| byte_of[&c]).collect();
+        lines.push((id.as_u64().unwrap(), base64(&bytes)));
+    }
+    lines.sort();
+    let text: String = lines
+        .iter()
+        .map(|(rank, token)| format!("{token} {rank}\n"))
+        .collect();
+    let scratch = tempfile::tempdir().unwrap();
+    std::fs::write(scratch.path().join("llama3.tiktoken"), text).unwrap();
+    std::fs::copy(
+        folder("llama3_1").join("tokenizer_config.json"),
+        scratch.path().join("tokenizer_config.json"),
+    )
+    .unwrap();
+    let tokenizer = Tokenizer::from_folder(scratch.path()).unwrap();
+    assert_eq!(tokenizer.vocab_size(), published.vocab_size());
+    for text in texts() {
+        let expected = published.encode(&text, false).unwrap();
+        assert_eq!(
+            tokenizer.encode(&text, false).unwrap(),
+            expected,
+            "{text:?}"
+        );
+        assert_eq!(
+            tokenizer.decode(&expected, false).unwrap(),
+            published.decode(&expected, false).unwrap()
+        );
+    }
+}
+
+/// The characters by which byte-level vocabularies spell bytes.
+fn byte_of() -> BTreeMap<char, u8> {
+    let plain = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut next = 256_u32;
+    (0..=255_u8)
+        .map(|byte| match plain(byte) {
+            true => (char::from(byte), byte),
+            false => {
+                next += 1;
+                (char::from_u32(next - 1).unwrap(), byte)
+            }
+        })
+        .collect()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for block in bytes.chunks(3) {
+        let mut bits = [0; 3];
+        bits[..block.len()].copy_from_slice(block);
+        let bits = u32::from_be_bytes([0, bits[0], bits[1], bits[2]]);
+        for place in 0..4 {
+            if place > block.len() {
+                text.push('=');
+            } else {
+                let index = (bits >> (18 - 6 * place)) & 63;
+                text.push(char::from(alphabet[usize::try_from(index).unwrap()]));
+            }
+        }
+    }
+    text
+}

@@ -7,6 +7,8 @@ fixtures/text/:
   sentencepiece.json
                    SentencePiece BPE with byte fallback from GGUF metadata: a vocabulary of a few
                    hundred tokens, trained here, together with its encodings
+  sentencepiece-<kind>.model, sentencepiece-files.json
+                   SentencePiece's own files, with byte fallback and without, and its encodings
   templates.json   chat templates written for this test, conversations, and their rendering
 
 Encodings are ids with a space between; `frame` is what special tokens put before each. `decode` holds sequences of random ids with their text, with
@@ -167,6 +169,35 @@ def sentencepiece_golden(corpus):
         return {**vocab, **encodings(tokenizer, corpus, 3, bytes_)}
 
 
+def sentencepiece_files(corpus, target):
+    """Two small models in SentencePiece's own format."""
+    western = [line for line in corpus if line.isprintable() and all(character < "\u0250" for character in line)]
+    golden = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        text = Path(scratch) / "text.txt"
+        text.write_text("\n".join([*text_corpus.PROSE.splitlines(), *western]), encoding="utf-8")
+        rule = Path(scratch) / "rule.tsv"
+        # Full-width A and B, and the ligature fi, are written out.
+        rule.write_text("FF21\t41\nFF22\t42\nFB01\t66 69\n", encoding="utf-8")
+        for kind, options in {
+            "bpe": {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity",
+                    "remove_extra_whitespaces": False, "split_digits": True},
+            "unigram": {"model_type": "unigram", "normalization_rule_tsv": str(rule)},
+        }.items():
+            sentencepiece.SentencePieceTrainer.train(
+                input=str(text), model_prefix=str(Path(scratch) / kind), vocab_size=600,
+                character_coverage=0.98, hard_vocab_limit=False, minloglevel=2, num_threads=1, **options,
+            )
+            file = Path(scratch) / f"{kind}.model"
+            (target / f"sentencepiece-{kind}.model").write_bytes(file.read_bytes())
+            model = sentencepiece.SentencePieceProcessor(model_file=str(file))
+            golden[kind] = []
+            for line in corpus:
+                ids = model.encode(line)
+                golden[kind].append([joined(ids), model.decode(ids)])
+    return golden
+
+
 def templates():
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(Path(__file__).parent.parent / "fixtures/prose-5m"))
     tokenizer.bos_token = "<s>"
@@ -191,6 +222,7 @@ def generate(out, args):
     write(target / "prose-5m.json", encodings(prose, corpus, 1))
     write(target / "smollm2.json", smollm2(corpus))
     write(target / "sentencepiece.json", sentencepiece_golden(corpus))
+    write(target / "sentencepiece-files.json", sentencepiece_files(corpus, target))
     write(target / "templates.json", templates())
 
 

@@ -7,7 +7,9 @@
 mod error;
 mod folder;
 mod gguf;
+mod sentencepiece;
 mod special;
+mod tiktoken;
 mod wrapper;
 
 pub use error::{Result, TextError};

@@ -16,7 +16,7 @@ pub enum TextError {
         source: std::io::Error,
     },
     /// The model folder has no tokenizer that can be loaded.
-    #[error("no tokenizer.json in {} (convert the model's tokenizer to the fast format first)", folder.display())]
+    #[error("no tokenizer.json, tokenizer.model or tiktoken file in {}", folder.display())]
     MissingTokenizer {
         /// The model folder.
         folder: PathBuf,

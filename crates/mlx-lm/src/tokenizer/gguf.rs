@@ -4,6 +4,8 @@ mod byte_level;
 mod pre;
 mod sentencepiece;
 
+pub(super) use pre::PreTokenizer;
+
 use std::collections::BTreeMap;
 
 use tokenizers::{AddedToken, Tokenizer as Backend};

@@ -42,6 +42,19 @@ impl SpecialTokens {
         }
     }
 
+    /// Takes the tokens of `other` for the roles that have none yet.
+    pub(crate) fn fill(&mut self, other: Self) {
+        let roles = [
+            (&mut self.bos, other.bos),
+            (&mut self.eos, other.eos),
+            (&mut self.unk, other.unk),
+            (&mut self.pad, other.pad),
+        ];
+        for (slot, token) in roles {
+            *slot = slot.take().or(token);
+        }
+    }
+
     /// Every named token with the name that chat templates know it by.
     pub fn named(&self) -> impl Iterator<Item = (&str, &str)> {
         [

@@ -14,6 +14,7 @@ use super::error::{Result, TextError};
 use super::folder::FolderConfig;
 use super::gguf::{self, GgufVocab};
 use super::special::SpecialTokens;
+use super::{sentencepiece, tiktoken};
 use crate::chat::{ChatTemplates, Message, RenderOptions};
 use crate::detokenize::{DecodePlan, Detokenizer};
 
@@ -33,7 +34,8 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and the configuration beside it.
+    /// Reads `tokenizer.json` and the configuration beside it; without one, SentencePiece's
+    /// `tokenizer.model` or a file of tiktoken.
     ///
     /// Optional are `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`,
     /// `chat_template.json` and `additional_chat_templates/*.jinja`. Truncation and padding that
@@ -44,18 +46,7 @@ impl Tokenizer {
     /// file that cannot be understood.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let path = folder.join("tokenizer.json");
-        let bytes = fs::read(&path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => TextError::MissingTokenizer {
-                folder: folder.to_owned(),
-            },
-            _ => TextError::Io {
-                path: path.clone(),
-                source,
-            },
-        })?;
-        let mut backend = parse_backend(&bytes, &path.display().to_string())?;
-        let config = FolderConfig::read(folder)?;
+        let (mut backend, config) = read_backend(folder)?;
         for (_, token) in &config.added_tokens {
             if backend.token_to_id(&token.content).is_none() {
                 add(&mut backend, token.clone())?;
@@ -331,6 +322,66 @@ impl fmt::Debug for Tokenizer {
             .finish_non_exhaustive()
     }
 }
+
+/// The tokenizer of a folder, and what the files beside it say.
+fn read_backend(folder: &Path) -> Result<(Backend, FolderConfig)> {
+    let mut config = FolderConfig::read(folder)?;
+    let path = folder.join("tokenizer.json");
+    match fs::read(&path) {
+        Ok(bytes) => {
+            let backend = parse_backend(&bytes, &path.display().to_string())?;
+            return Ok((backend, config));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => return Err(TextError::Io { path, source }),
+    }
+    let path = folder.join("tokenizer.model");
+    if path.is_file() {
+        let model = sentencepiece::read(&path)?;
+        config.special.fill(model.special);
+        config.add_bos = config.add_bos.or(Some(config.special.bos.is_some()));
+        return Ok((model.backend, config));
+    }
+    let (path, pre) = tiktoken::find(folder).ok_or_else(|| TextError::MissingTokenizer {
+        folder: folder.to_owned(),
+    })?;
+    let mut backend = tiktoken::read(&path, pre)?;
+    if config.added_tokens.is_empty() && pre == "qwen2" {
+        for (role, token) in tiktoken::QWEN_SPECIAL {
+            add(
+                &mut backend,
+                AddedToken::from(*token, true).normalized(false),
+            )?;
+            if *role == "eos" {
+                config
+                    .special
+                    .eos
+                    .get_or_insert_with(|| (*token).to_owned());
+            }
+        }
+    }
+    // Ids without a name of their own are reserved ones, so that the others keep theirs.
+    let last = config.added_tokens.last().map_or(0, |(id, _)| *id);
+    let first = u32::try_from(backend.get_vocab_size(true)).unwrap_or(u32::MAX);
+    if last.saturating_sub(first) > MOST_ADDED {
+        return Err(TextError::format(
+            "tokenizer_config.json",
+            format!("added_tokens_decoder `{last}`: the vocabulary ends at {first}"),
+        ));
+    }
+    for id in first..=last {
+        let named = config.added_tokens.iter().find(|(known, _)| *known == id);
+        let token = named.map_or_else(
+            || AddedToken::from(format!("<|reserved_token_{id}|>"), true).normalized(false),
+            |(_, token)| token.clone(),
+        );
+        add(&mut backend, token)?;
+    }
+    Ok((backend, config))
+}
+
+/// More tokens than any tokenizer adds to its vocabulary.
+const MOST_ADDED: u32 = 100_000;
 
 /// The parser indexes by lengths that a malformed vocabulary can make inconsistent, so a panic in
 /// it means bad input, not a broken invariant of ours.

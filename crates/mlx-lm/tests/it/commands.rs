@@ -119,8 +119,7 @@ fn a_chat_answers_each_message_and_remembers_the_others() -> Outcome {
     let loaded = chat(folder.path(), &["--load", path(&saved)], "/retry\n");
     let last = |text: &str| {
         text.lines()
-            .filter(|line| !line.is_empty())
-            .next_back()
+            .rfind(|line| !line.is_empty())
             .unwrap()
             .to_owned()
     };
@@ -567,6 +566,29 @@ fn models_are_converted_there_and_back() -> Outcome {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     assert_eq!(names.len(), 6, "{names:?}");
+    Ok(())
+}
+
+#[test]
+fn info_says_why_a_model_cannot_be_run() -> Outcome {
+    let folder = chat_model();
+    let config = folder.path().join("config.json");
+    let mut value: Value = serde_json::from_slice(&fs::read(&config)?)?;
+    value["model_type"] = json!("abacus");
+    fs::write(&config, value.to_string())?;
+    let info = ["info", "--json", "--model", path(folder.path())];
+    let facts: Value = serde_json::from_str(&succeeds(&run(&info)))?;
+    assert_eq!(facts["supported"], false);
+    assert_eq!(facts["why"], "unsupported model_type `abacus`");
+    assert!(
+        facts["bytes"]
+            .as_u64()
+            .is_some_and(|bytes| bytes > 1_000_000)
+    );
+    fs::remove_file(folder.path().join("tokenizer.json"))?;
+    value["model_type"] = json!("llama");
+    fs::write(&config, value.to_string())?;
+    fails(&run(&info), 1, "tokenizer.json");
     Ok(())
 }
 

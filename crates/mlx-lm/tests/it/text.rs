@@ -2,6 +2,7 @@
 
 mod chat;
 mod encode;
+mod files;
 mod folder;
 mod stream;
 mod tools;

@@ -358,7 +358,7 @@ impl Matching {
 /// The last number of a text, thousands separators left out.
 fn last_number(text: &str) -> Option<f64> {
     let is_part = |c: char| c.is_ascii_digit() || matches!(c, '.' | ',' | '-');
-    let numbers = text.split(|c: char| !is_part(c)).filter_map(|word| {
+    let mut numbers = text.split(|c: char| !is_part(c)).filter_map(|word| {
         let word = word.replace(',', "");
         let word = word.trim_end_matches(['.', '-']);
         word.rfind('-')
@@ -366,7 +366,7 @@ fn last_number(text: &str) -> Option<f64> {
             .parse::<f64>()
             .ok()
     });
-    numbers.last()
+    numbers.next_back()
 }
 
 fn read_task(path: &Path) -> Result<Vec<Question>, Failure> {

@@ -40,6 +40,15 @@ const GPT4O: &str = concat!(
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
 
+const KIMI: &str = concat!(
+    r"\p{Han}+",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+
 const DEEPSEEK3: &str = concat!(
     r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"##,
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -81,19 +90,19 @@ const WORDS: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
 
 /// One way to split, and what llama.cpp ties to the same name.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct PreTokenizer {
+pub(in crate::tokenizer) struct PreTokenizer {
     /// Applied one after the other, each to what its predecessors left unsplit.
     splits: &'static [&'static str],
     /// A piece that is a token as a whole is taken as it is.
-    pub(super) ignore_merges: bool,
+    pub(in crate::tokenizer) ignore_merges: bool,
     /// BOS is added if the file does not say.
-    pub(super) add_bos: bool,
+    pub(in crate::tokenizer) add_bos: bool,
     /// Text is composed to NFC first.
-    pub(super) nfc: bool,
+    pub(in crate::tokenizer) nfc: bool,
 }
 
 impl PreTokenizer {
-    pub(super) fn find(name: Option<&str>) -> Result<Self> {
+    pub(in crate::tokenizer) fn find(name: Option<&str>) -> Result<Self> {
         let plain = |splits| Self {
             splits,
             ignore_merges: false,
@@ -139,6 +148,7 @@ impl PreTokenizer {
             ]),
             "deepseek-coder" => plain(&["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK_WIDE, DIGIT]),
             "deepseek-v3" | "hunyuan-dense" | "joyai-llm" => plain(&[DIGITS_1_3, CJK, DEEPSEEK3]),
+            "kimi-k2" => plain(&[KIMI]),
             "falcon" => plain(&[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
             "poro-chat" | "bloom" | "gpt3-finnish" => plain(&[WORDS]),
             "viking" => plain(&[WORDS, DIGIT]),
@@ -153,7 +163,7 @@ impl PreTokenizer {
         })
     }
 
-    pub(super) fn build(&self) -> Result<PreTokenizerWrapper> {
+    pub(in crate::tokenizer) fn build(&self) -> Result<PreTokenizerWrapper> {
         let mut steps = Vec::with_capacity(self.splits.len() + 1);
         for expression in self.splits {
             let pattern = SplitPattern::Regex((*expression).to_owned());
@@ -216,6 +226,7 @@ mod tests {
             "deepseek-llm",
             "deepseek-coder",
             "deepseek-v3",
+            "kimi-k2",
             "falcon",
             "bloom",
             "viking",

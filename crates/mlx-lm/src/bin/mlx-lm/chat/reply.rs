@@ -72,13 +72,13 @@ impl Session<'_> {
                 true => detokenizer.push(segment.token)?,
                 false => segment.text,
             };
-            shown.show(sort(parser.as_mut(), &text))?;
+            shown.show(&sort(parser.as_mut(), &text))?;
         }
         if own_text {
-            shown.show(sort(parser.as_mut(), &detokenizer.finish()?))?;
+            shown.show(&sort(parser.as_mut(), &detokenizer.finish()?))?;
         }
         if let Some(parser) = &mut parser {
-            shown.show(parser.finish())?;
+            shown.show(&parser.finish())?;
         }
         shown.end()?;
         let stats = generation.stats();
@@ -129,7 +129,7 @@ struct Shown {
 }
 
 impl Shown {
-    fn show(&mut self, new: ReasoningText) -> Result<(), Failure> {
+    fn show(&mut self, new: &ReasoningText) -> Result<(), Failure> {
         if !new.reasoning.is_empty() {
             if self.colour && !self.thinking {
                 write_out(DIM)?;
