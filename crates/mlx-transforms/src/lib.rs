@@ -32,6 +32,8 @@ mod custom;
 mod export;
 mod grad;
 mod graph;
+#[cfg(doctest)]
+mod guide;
 mod jacobian;
 mod tree;
 mod vjp;
