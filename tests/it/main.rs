@@ -13,6 +13,7 @@ mod deep_graphs;
 mod distributed;
 mod lm_parity;
 mod minilm;
+mod porting;
 mod prose;
 mod smollm2;
 mod support;
