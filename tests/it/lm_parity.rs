@@ -78,6 +78,17 @@ cases! {
     granitemoehybrid_with_experts: "granitemoehybrid/f32",
     granitemoehybrid_dense: "granitemoehybrid/dense",
     nemotron_h_f32: "nemotron_h/f32",
+    gemma4_text_f32: "gemma4_text/f32",
+    gemma4_text_with_experts: "gemma4_text/experts",
+    mixtral_f32: "mixtral/f32",
+    qwen2_moe_f32: "qwen2_moe/f32",
+    qwen2_moe_with_weights_that_do_not_add_up: "qwen2_moe/plain",
+    qwen3_moe_f32: "qwen3_moe/f32",
+    gpt_oss_f32: "gpt_oss/f32",
+    glm4_moe_f32: "glm4_moe/f32",
+    deepseek_v2_f32: "deepseek_v2/f32",
+    deepseek_v2_lite: "deepseek_v2/lite",
+    deepseek_v3_f32: "deepseek_v3/f32",
 }
 
 #[test]
@@ -285,7 +296,7 @@ fn quantised_and_sharded_copies_agree(case: &Case, prompt: &[u32]) -> Outcome {
     assert!(shards > 1, "{}: one shard", case.folder.display());
     let again = case.with(Loader::new(copy("dense")).load()?);
     let dense = case.logits(prompt, prompt.len())?;
-    assert_eq!(again.logits(prompt, prompt.len())?, dense, "sharded copy");
+    assert!(again.logits(prompt, prompt.len())? == dense, "sharded copy");
 
     let quantise = QuantizeOptions::bits(4).group_size(32);
     let small = case.with(Loader::new(copy("dense")).quantize(quantise).load()?);
@@ -296,7 +307,7 @@ fn quantised_and_sharded_copies_agree(case: &Case, prompt: &[u32]) -> Outcome {
     );
     small.model.save(copy("small"), &options)?;
     let stored = case.with(Loader::new(copy("small")).load()?);
-    assert_eq!(stored.logits(prompt, prompt.len())?, coarse, "4-bit copy");
+    assert!(stored.logits(prompt, prompt.len())? == coarse, "4-bit copy");
     case.close(
         "4-bit logits token by token",
         &stored.logits(prompt, 1)?,

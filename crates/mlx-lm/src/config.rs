@@ -148,7 +148,6 @@ pub(crate) fn attention(
 }
 
 /// Fails unless each token can use `chosen` of `experts`.
-#[expect(dead_code, reason = "for mixtures of experts")]
 pub(crate) fn experts(field: &str, chosen: i32, experts_field: &str, experts: i32) -> Result<()> {
     positive(field, chosen)?;
     positive(experts_field, experts)?;

@@ -120,24 +120,32 @@ macro_rules! architectures {
 architectures! {
     cohere2: "cohere2",
     falcon_h1: "falcon_h1",
+    deepseek_v2: "deepseek_v2",
+    deepseek_v3: "deepseek_v3" | "kimi_k2",
     gemma2: "gemma2",
     gemma3_text: "gemma3_text",
+    gemma4_text: "gemma4_text",
     glm4: "glm4",
+    glm4_moe: "glm4_moe",
     gpt2: "gpt2",
+    gpt_oss: "gpt_oss",
     granite: "granite",
     granitemoehybrid: "granitemoehybrid",
     lfm2: "lfm2" | "lfm2_moe",
     llama: "llama" | "mistral",
     mamba2: "mamba2",
+    mixtral: "mixtral",
     ministral3: "ministral3",
     nemotron_h: "nemotron_h",
     olmo2: "olmo2",
     olmo3: "olmo3",
     phi3: "phi3",
     qwen2: "qwen2" | "qwen2_vl_text" | "qwen2_5_vl_text",
+    qwen2_moe: "qwen2_moe",
     qwen3: "qwen3" | "qwen3_vl_text",
     qwen3_5: "qwen3_5" | "qwen3_5_text" | "qwen3_5_moe" | "qwen3_5_moe_text",
     qwen3_next: "qwen3_next",
+    qwen3_moe: "qwen3_moe" | "qwen3_vl_moe_text",
     smollm3: "smollm3",
 }
 
@@ -145,12 +153,15 @@ architectures! {
 /// configuration of the text part does not say it.
 const WRAPPERS: &[(&str, &str)] = &[
     ("gemma3", "gemma3_text"),
+    ("gemma4", "gemma4_text"),
+    ("gemma4_unified", "gemma4_text"),
     ("mistral3", "mistral"),
     ("qwen2_5_vl", "qwen2"),
     ("qwen2_vl", "qwen2"),
     ("qwen3_5", "qwen3_5_text"),
     ("qwen3_5_moe", "qwen3_5_moe_text"),
     ("qwen3_vl", "qwen3"),
+    ("qwen3_vl_moe", "qwen3_moe"),
 ];
 
 /// What a wrapper says for its text part as well.

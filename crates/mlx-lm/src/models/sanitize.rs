@@ -44,7 +44,6 @@ pub(super) fn rotary_frequencies(weights: &mut Weights) {
 
 /// Brings the experts below `…<from>` together under `…<to>`: numbered ones are stacked, and the
 /// two matrices that transformers 5 stores as one are parted.
-#[expect(dead_code, reason = "for mixtures of experts")]
 pub(super) fn experts(weights: &mut Weights, from: &str, to: &str, count: i32) -> Result<()> {
     let count = usize::try_from(count).unwrap_or_default();
     weights.stack_experts(from, to, count)?;
@@ -73,7 +72,6 @@ pub(super) fn experts(weights: &mut Weights, from: &str, to: &str, count: i32) -
 }
 
 /// Leaves out the layers from `num_hidden_layers` on, which predict several tokens at once.
-#[expect(dead_code, reason = "for mixtures of experts")]
 pub(super) fn later_layers(weights: &mut Weights, num_hidden_layers: i32) {
     weights.drop_where(|key| {
         let number = key
