@@ -403,7 +403,7 @@ pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
                 2.0,
                 Dtype::Int32,
             )?;
-            let half_array = take(&array, &rows, axis)?;
+            let half_array = contiguous(&take(&array, &rows, axis)?, false)?;
             weights.insert(format!("{path}.{half}.{part}"), half_array)?;
         }
     }
