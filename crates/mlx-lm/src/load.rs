@@ -2,6 +2,7 @@
 
 mod check;
 mod folder;
+mod formats;
 mod generation_config;
 mod gguf;
 mod quantize;

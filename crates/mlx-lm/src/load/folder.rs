@@ -8,7 +8,7 @@ use mlx_nn::{Quantization, Weights};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{GenerationConfig, Monitor, Source, constructor};
+use super::{GenerationConfig, Monitor, Source, constructor, formats};
 use crate::registry::{ConfigMap, Registry};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -30,7 +30,10 @@ pub(super) fn read(
     let file = open(folder)?;
     let quantization = quantization(&text_config)?;
     let tokenizer = Tokenizer::from_folder(folder)?;
-    let weights = weights(&file, monitor)?;
+    let mut weights = weights(&file, monitor)?;
+    if let Some(settings) = foreign_quantization(folder, &text_config)? {
+        formats::convert(&settings, &mut weights)?;
+    }
     Ok(Source {
         constructor,
         config,
@@ -68,15 +71,9 @@ fn quantization(config: &ConfigMap) -> Result<Option<Quantization>> {
     if entry.is_null() {
         return Ok(None);
     }
-    if let Some(method) = entry
-        .get("quant_method")
-        .and_then(Value::as_str)
-        .filter(|_| key == "quantization_config")
-    {
-        return Err(Error::config(
-            format!("{key}.quant_method"),
-            format!("`{method}` is not supported, only MLX's own"),
-        ));
+    if key == "quantization_config" && entry.get("quant_method").is_some() {
+        // Another program's; see `formats`.
+        return Ok(None);
     }
     // Each mode has defaults, but the affine one is written by several programs
     // with different ones.
@@ -99,6 +96,24 @@ fn quantization(config: &ConfigMap) -> Result<Option<Quantization>> {
         })
         .collect();
     Ok(Some(quantization))
+}
+
+/// What another program says about how it quantised the weights, in the configuration or beside it.
+fn foreign_quantization(folder: &Path, config: &ConfigMap) -> Result<Option<Value>> {
+    let is_foreign = |entry: &&Value| entry.get("quant_method").is_some();
+    if config.get("quantization").is_some_and(|own| !own.is_null()) {
+        return Ok(None);
+    }
+    if let Some(entry) = config.get("quantization_config").filter(is_foreign) {
+        return Ok(Some(entry.clone()));
+    }
+    // ModelOpt's exports have a file of their own, which names no method.
+    Ok(
+        object(&folder.join("hf_quant_config.json"))?.map(|mut settings| {
+            settings.entry("quant_method").or_insert("modelopt".into());
+            Value::Object(settings)
+        }),
+    )
 }
 
 /// The files that the index names, or else every `model*.safetensors`.

@@ -253,7 +253,7 @@ impl Moe {
 
 #[derive(Debug, Module)]
 enum FeedForward {
-    Dense(Mlp),
+    Dense(Box<Mlp>),
     Sparse(Box<Moe>),
 }
 
@@ -261,7 +261,7 @@ impl FeedForward {
     fn new(config: &Config, layer: i32) -> Result<Self> {
         Ok(match config.is_sparse(layer) {
             true => Self::Sparse(Box::new(Moe::new(config)?)),
-            false => Self::Dense(Mlp::new(config, config.intermediate_size)?),
+            false => Self::Dense(Box::new(Mlp::new(config, config.intermediate_size)?)),
         })
     }
 

@@ -164,8 +164,8 @@ fn configuration_values_are_checked() -> Outcome {
         "config field `quantization`: 7 bits in groups of 32",
     )?;
     refused(
-        json!({ "quantization_config": { "quant_method": "awq" } }),
-        "`awq` is not supported",
+        json!({ "quantization_config": { "quant_method": "bitsandbytes" } }),
+        "`bitsandbytes` is not supported",
     )
 }
 

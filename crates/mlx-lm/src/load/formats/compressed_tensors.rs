@@ -45,7 +45,13 @@ pub(super) fn convert(settings: Settings<'_>, weights: &mut Weights) -> Result<(
         _ => return settings.refuse("format"),
     }
     // Scales of activations and caches, which are not quantised here.
-    for part in ["input_global_scale", "input_scale", "input_zero_point", "k_scale", "v_scale"] {
+    for part in [
+        "input_global_scale",
+        "input_scale",
+        "input_zero_point",
+        "k_scale",
+        "v_scale",
+    ] {
         weights.drop_suffix(&format!(".{part}"));
     }
     Ok(())
@@ -57,7 +63,11 @@ fn integers(scheme: Settings<'_>, weights: &mut Weights) -> Result<()> {
     if !matches!(bits, 4 | 8) {
         return scheme.refuse("num_bits");
     }
-    if scheme.flag("symmetric") == Some(false) && !weights.keys().any(|key| key.ends_with(".weight_zero_point")) {
+    if scheme.flag("symmetric") == Some(false)
+        && !weights
+            .keys()
+            .any(|key| key.ends_with(".weight_zero_point"))
+    {
         return scheme.refuse("symmetric");
     }
     for path in paths(weights, "weight_packed") {

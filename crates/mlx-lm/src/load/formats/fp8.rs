@@ -48,7 +48,11 @@ pub(super) fn blocks(settings: Settings<'_>, weights: &mut Weights) -> Result<()
 
 /// Rows and columns that share a scale.
 fn block_size(settings: Settings<'_>) -> Result<Option<(i32, i32)>> {
-    let Some(block) = settings.0.get("weight_block_size").filter(|block| !block.is_null()) else {
+    let Some(block) = settings
+        .0
+        .get("weight_block_size")
+        .filter(|block| !block.is_null())
+    else {
         return Ok(None);
     };
     let side = |index: usize| {

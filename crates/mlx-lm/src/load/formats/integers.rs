@@ -2,6 +2,7 @@
 //! Quantization", 2022): integers with a scale and a zero point per group, each packed in an order of
 //! its own.
 
+use mlx_core::ops::logical::bitwise_and;
 use mlx_core::{Array, Dtype};
 use mlx_nn::Weights;
 
@@ -52,24 +53,22 @@ pub(super) fn gptq(settings: Settings<'_>, weights: &mut Weights) -> Result<()> 
         return settings.refuse("bits");
     }
     let stored_less = match settings.text("checkpoint_format") {
-        None | Some("gptq") => 1.0,
-        Some("gptq_v2") => 0.0,
+        None | Some("gptq") => 1,
+        Some("gptq_v2") => 0,
         Some(_) => return settings.refuse("checkpoint_format"),
     };
-    let largest = f64::from((1 << bits) - 1);
     for path in paths(weights, "qweight") {
         let codes = transposed(&words(&take(weights, &path, "qweight")?)?)?;
         let scales = transposed(&take(weights, &path, "scales")?)?;
         let zeros = match weights.take(&format!("{path}.qzeros")) {
             Some(zeros) => {
                 let zeros = unpack(&words(&zeros)?, bits, &sequential(bits))?;
-                let zeros = (zeros.astype(Dtype::Float32)? + stored_less)?;
-                // A zero point of the whole range wraps around to the largest code.
-                let wrapped = mlx_core::ops::arithmetic::minimum(
-                    &zeros,
-                    &Array::scalar_dtype(largest + stored_less, Dtype::Float32)?,
+                // The least zero point is stored as the largest code.
+                let zeros = bitwise_and(
+                    &(zeros + &Array::scalar::<u32>(stored_less)?)?,
+                    &Array::scalar::<u32>((1_u32 << bits) - 1)?,
                 )?;
-                transposed(&wrapped)?
+                transposed(&zeros)?
             }
             None => middle(&scales, bits)?,
         };
@@ -110,6 +109,8 @@ fn reordered(path: &str, groups: Array, columns: i32, count: i32) -> Result<Opti
         return Err(bad(format!("names group {wrong} of {count}")));
     }
     let size = columns / count.max(1);
-    let in_order = (0..).zip(&numbers).all(|(column, &group)| group == column / size.max(1));
+    let in_order = (0..)
+        .zip(&numbers)
+        .all(|(column, &group)| group == column / size.max(1));
     Ok((!in_order).then_some(groups))
 }
