@@ -7,11 +7,15 @@
 //! code serves a first pass, chunked prefill and single-token decoding.
 
 mod attend;
+mod batch_kv;
+mod batch_rotating;
 mod chunked;
 mod kinds;
 mod kv;
 mod list;
+mod parts;
 mod rotating;
+mod rows;
 mod state;
 mod uncached;
 
@@ -22,11 +26,15 @@ use mlx_core::Array;
 use mlx_nn::{Mask, Offset};
 
 pub use attend::Attend;
+pub use batch_kv::BatchKvCache;
+pub use batch_rotating::BatchRotatingCache;
 pub use chunked::ChunkedKvCache;
 pub use kinds::{KindMasks, LayerKind, as_list, as_state, downcast};
 pub use kv::KvCache;
 pub use list::CacheList;
+pub use parts::KvQuantization;
 pub use rotating::RotatingCache;
+pub use rows::{can_trim, left_padded, merge, nbytes, row, select, trim_rows};
 pub use state::StateCache;
 pub use uncached::{Uncached, for_training};
 
@@ -120,6 +128,67 @@ pub trait LayerCache: Any + Debug + Send + Sync {
     /// Whether [`trim`](LayerCache::trim) works in the present state.
     fn is_trimmable(&self) -> bool;
 
+    /// Whether [`trim`](LayerCache::trim) can forget that many tokens now.
+    fn can_trim(&self, count: i32) -> bool {
+        count <= 0 || (self.is_trimmable() && self.offset() >= count)
+    }
+
+    /// The number of sequences.
+    fn rows(&self) -> usize {
+        1
+    }
+
+    /// One cache with the sequences of this and then of the others, each at its
+    /// own position.
+    ///
+    /// # Errors
+    /// Fails if the others are of another kind, or the kind cannot be batched.
+    fn merge(&self, others: &[&dyn LayerCache]) -> Result<Box<dyn LayerCache>> {
+        let _ = others;
+        Err(foreign("a cache that can be batched", "another"))
+    }
+
+    /// The sequences at these indices, as a batch.
+    ///
+    /// # Errors
+    /// As [`merge`](LayerCache::merge), or if there is no such sequence.
+    fn select(&self, rows: &[i32]) -> Result<Box<dyn LayerCache>> {
+        let _ = rows;
+        Err(foreign("a cache that can be batched", "another"))
+    }
+
+    /// One sequence of a batch, in the form that a single one has.
+    ///
+    /// # Errors
+    /// As [`select`](LayerCache::select).
+    fn row(&self, row: i32) -> Result<Box<dyn LayerCache>> {
+        let _ = row;
+        Err(foreign("a cache that can be batched", "another"))
+    }
+
+    /// Forgets the newest tokens of each sequence, after
+    /// [`can_trim`](LayerCache::can_trim) of the largest number has agreed.
+    ///
+    /// # Errors
+    /// Fails if the cache cannot be trimmed, or `counts` has another length.
+    fn trim_rows(&mut self, counts: &[i32]) -> Result<()> {
+        let first = counts.first().copied().unwrap_or(0);
+        if counts.iter().all(|&count| count == first) && self.trim(first) == first {
+            Ok(())
+        } else {
+            Err(foreign("a cache that can be trimmed", "another"))
+        }
+    }
+
+    /// An empty cache of this kind for a batch that is padded on the left.
+    ///
+    /// # Errors
+    /// As [`merge`](LayerCache::merge).
+    fn left_padded(&self, padding: &[i32]) -> Result<Box<dyn LayerCache>> {
+        let _ = padding;
+        Err(foreign("a cache that can be batched", "another"))
+    }
+
     /// Bytes held, slack included.
     fn nbytes(&self) -> usize {
         self.state().iter().map(|array| array.nbytes()).sum()
@@ -144,9 +213,31 @@ pub struct CacheOptions {
     /// Upper limit of positions kept per layer; older ones are dropped except
     /// the first four. `None` keeps everything.
     pub max_kv_size: Option<i32>,
+    /// Packs keys and values; `None` keeps them as computed.
+    pub quantization: Option<KvQuantization>,
 }
 
 impl CacheOptions {
+    /// Packs keys and values.
+    pub fn quantization(mut self, quantization: Option<KvQuantization>) -> Self {
+        self.quantization = quantization;
+        self
+    }
+
+    /// Checks the values against their ranges.
+    ///
+    /// # Errors
+    /// [`Error::Option`] naming the value.
+    pub fn validate(&self) -> Result<()> {
+        if self.max_kv_size.is_some_and(|size| size < 1) {
+            return Err(Error::Option {
+                option: "max_kv_size",
+                message: "must be 1 or more".to_owned(),
+            });
+        }
+        self.quantization.map_or(Ok(()), |format| format.validate())
+    }
+
     /// Limits the positions kept per layer.
     pub fn max_kv_size(mut self, size: Option<i32>) -> Self {
         self.max_kv_size = size;
@@ -163,13 +254,17 @@ const SINKS: i32 = 4;
 /// window, `options` the caller's wish.
 #[must_use]
 pub fn attention_cache(window: Option<i32>, options: &CacheOptions) -> Box<dyn LayerCache> {
+    let rotating = |size, keep| RotatingCache::new(size, keep).quantized(options.quantization);
     match (window, options.max_kv_size) {
-        (None, None) => Box::new(KvCache::new()),
-        (None, Some(limit)) => Box::new(RotatingCache::new(limit, SINKS)),
-        (Some(window), limit) => Box::new(RotatingCache::new(
-            limit.map_or(window, |limit| window.min(limit)),
-            0,
-        )),
+        (None, None) => Box::new(KvCache {
+            quantization: options.quantization,
+            ..KvCache::default()
+        }),
+        (None, Some(limit)) => Box::new(rotating(limit, SINKS)),
+        (Some(window), limit) => {
+            let size = limit.map_or(window, |limit| window.min(limit));
+            Box::new(rotating(size, 0))
+        }
     }
 }
 
@@ -226,9 +321,7 @@ impl Masks {
 /// Forgets the newest `count` tokens in every layer, or nothing at all if some
 /// layer cannot; returns whether it did.
 pub fn trim(cache: &mut [Box<dyn LayerCache>], count: i32) -> bool {
-    let possible = cache
-        .iter()
-        .all(|layer| layer.is_trimmable() && layer.offset() >= count);
+    let possible = can_trim(cache, count);
     if possible {
         for layer in cache {
             layer.trim(count);

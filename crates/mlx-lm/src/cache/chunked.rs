@@ -7,16 +7,17 @@ use mlx_core::ops::shape::expand_dims;
 use mlx_core::{Array, Dtype};
 use mlx_nn::{Mask, create_causal_mask};
 
-use super::{Attend, KvCache, LayerCache};
+use super::batch_kv::BatchKvCache;
+use super::{Attend, KvCache, KvQuantization, LayerCache};
 use crate::Result;
 
 /// Keys and values of the present chunk: the text is cut every `chunk_size`
 /// positions, and a token sees those of its own chunk only, as in Llama 4.
 #[derive(Debug, Clone)]
 pub struct ChunkedKvCache {
-    kept: KvCache,
+    pub(super) kept: KvCache,
     /// The position of the first kept token.
-    start: i32,
+    pub(super) start: i32,
     chunk_size: i32,
 }
 
@@ -27,6 +28,21 @@ impl ChunkedKvCache {
         Self {
             kept: KvCache::new(),
             start: 0,
+            chunk_size: chunk_size.max(1),
+        }
+    }
+
+    /// The same with its keys and values packed.
+    #[must_use]
+    pub fn quantized(mut self, quantization: Option<KvQuantization>) -> Self {
+        self.kept.quantization = quantization;
+        self
+    }
+
+    pub(super) fn resumed(kept: KvCache, start: i32, chunk_size: i32) -> Self {
+        Self {
+            kept,
+            start,
             chunk_size: chunk_size.max(1),
         }
     }
@@ -75,7 +91,18 @@ impl LayerCache for ChunkedKvCache {
 
     fn update(&mut self, keys: &Array, values: &Array) -> Result<(Array, Array)> {
         self.append(keys, values)?;
-        self.kept.kept()
+        self.kept.kept()?.decode()
+    }
+
+    fn attend(
+        &mut self,
+        queries: &Array,
+        keys: &Array,
+        values: &Array,
+        attend: Attend<'_>,
+    ) -> Result<Array> {
+        self.append(keys, values)?;
+        self.attend_kept(queries, attend)
     }
 
     fn attend_kept(&self, queries: &Array, attend: Attend<'_>) -> Result<Array> {
@@ -97,5 +124,33 @@ impl LayerCache for ChunkedKvCache {
 
     fn boxed_clone(&self) -> Box<dyn LayerCache> {
         Box::new(self.clone())
+    }
+
+    fn can_trim(&self, count: i32) -> bool {
+        count <= self.kept.offset()
+    }
+
+    fn rows(&self) -> usize {
+        self.kept.rows()
+    }
+
+    fn merge(&self, others: &[&dyn LayerCache]) -> Result<Box<dyn LayerCache>> {
+        BatchKvCache::of_chunked(self)?.merge(others)
+    }
+
+    fn select(&self, rows: &[i32]) -> Result<Box<dyn LayerCache>> {
+        BatchKvCache::of_chunked(self)?.select(rows)
+    }
+
+    fn row(&self, row: i32) -> Result<Box<dyn LayerCache>> {
+        BatchKvCache::of_chunked(self)?.row(row)
+    }
+
+    fn left_padded(&self, padding: &[i32]) -> Result<Box<dyn LayerCache>> {
+        Ok(Box::new(BatchKvCache::left_padding(
+            padding,
+            self.kept.quantization,
+            Some(self.chunk_size),
+        )?))
     }
 }

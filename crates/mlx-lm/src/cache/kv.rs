@@ -1,10 +1,10 @@
 //! A cache that keeps every position.
 
 use mlx_core::Array;
-use mlx_core::ops::indexing::{slice, slice_update};
-use mlx_core::ops::shape::concatenate;
 use mlx_nn::Mask;
 
+use super::batch_kv::BatchKvCache;
+use super::parts::{KvQuantization, Parts};
 use super::{Attend, LayerCache, STEP, foreign};
 use crate::Result;
 
@@ -14,8 +14,9 @@ use crate::Result;
 /// position and not the whole history.
 #[derive(Debug, Clone, Default)]
 pub struct KvCache {
-    buffers: Option<(Array, Array)>,
-    offset: i32,
+    pub(super) buffers: Option<Parts>,
+    pub(super) offset: i32,
+    pub(super) quantization: Option<KvQuantization>,
 }
 
 impl KvCache {
@@ -25,10 +26,19 @@ impl KvCache {
         Self::default()
     }
 
+    /// An empty cache that packs its keys and values.
+    #[must_use]
+    pub fn quantized(quantization: KvQuantization) -> Self {
+        Self {
+            quantization: Some(quantization),
+            ..Self::default()
+        }
+    }
+
     /// All keys and values kept.
-    pub(super) fn kept(&self) -> Result<(Array, Array)> {
+    pub(super) fn kept(&self) -> Result<Parts> {
         match &self.buffers {
-            Some((keys, values)) => Ok((head(keys, self.offset)?, head(values, self.offset)?)),
+            Some(buffers) => buffers.head(self.offset),
             None => Err(foreign("keys and values", "none")),
         }
     }
@@ -36,16 +46,10 @@ impl KvCache {
     /// Forgets the oldest `count` positions.
     pub(super) fn drop_front(&mut self, count: i32) -> Result<()> {
         let count = count.clamp(0, self.offset);
-        if let Some((keys, values)) = &self.buffers {
-            self.buffers = if count == self.offset {
-                None
-            } else {
-                Some((
-                    span(keys, count, self.offset)?,
-                    span(values, count, self.offset)?,
-                ))
-            };
-        }
+        self.buffers = match self.buffers.take() {
+            Some(buffers) if count < self.offset => Some(buffers.span(count, self.offset)?),
+            _ => None,
+        };
         self.offset -= count;
         Ok(())
     }
@@ -53,40 +57,35 @@ impl KvCache {
     /// Adds keys and values at the end.
     pub(super) fn append(&mut self, keys: &Array, values: &Array) -> Result<()> {
         let end = self.offset + keys.dim(2)?;
-        let (key_buffer, value_buffer) = match &self.buffers {
-            Some((key_buffer, value_buffer)) if end <= key_buffer.dim(2)? => {
-                (key_buffer.clone(), value_buffer.clone())
+        let format = format_at(self.quantization, end);
+        let update = Parts::encode(keys, values, format)?;
+        let buffers = match &self.buffers {
+            Some(buffers) if buffers.quantized == format && end <= buffers.len()? => {
+                buffers.clone()
             }
-            Some((key_buffer, value_buffer)) => (
-                self.grown(keys, Some(key_buffer))?,
-                self.grown(values, Some(value_buffer))?,
-            ),
-            None => (self.grown(keys, None)?, self.grown(values, None)?),
+            Some(buffers) => {
+                let used = buffers.head(self.offset)?.converted(format)?;
+                used.padded(rounded(end))?
+            }
+            None => update.blank(update.rows()?, rounded(end))?,
         };
-        let key_buffer = write(&key_buffer, keys, self.offset)?;
-        let value_buffer = write(&value_buffer, values, self.offset)?;
-        self.buffers = Some((key_buffer, value_buffer));
+        self.buffers = Some(buffers.write(&update, self.offset)?);
         self.offset = end;
         Ok(())
     }
+}
 
-    fn grown(&self, like: &Array, buffer: Option<&Array>) -> Result<Array> {
-        let length = like.dim(2)?;
-        let shape = [
-            like.dim(0)?,
-            like.dim(1)?,
-            length.saturating_add(STEP - 1) / STEP * STEP,
-            like.dim(3)?,
-        ];
-        let fresh = Array::zeros_dtype(&shape, like.dtype())?;
-        Ok(match buffer {
-            None => fresh,
-            Some(buffer) => {
-                let used = head(buffer, self.offset)?;
-                concatenate(&[&used, &fresh], 2)?
-            }
-        })
-    }
+/// The storage of a cache that is about to hold `length` positions.
+pub(super) fn format_at(
+    quantization: Option<KvQuantization>,
+    length: i32,
+) -> Option<KvQuantization> {
+    quantization.filter(|quantization| length > quantization.start)
+}
+
+/// Buffers have whole steps.
+pub(super) fn rounded(length: i32) -> i32 {
+    length.saturating_add(STEP - 1) / STEP * STEP
 }
 
 impl LayerCache for KvCache {
@@ -100,18 +99,28 @@ impl LayerCache for KvCache {
 
     fn update(&mut self, keys: &Array, values: &Array) -> Result<(Array, Array)> {
         self.append(keys, values)?;
-        self.kept()
+        self.kept()?.decode()
+    }
+
+    fn attend(
+        &mut self,
+        queries: &Array,
+        keys: &Array,
+        values: &Array,
+        attend: Attend<'_>,
+    ) -> Result<Array> {
+        self.append(keys, values)?;
+        self.attend_kept(queries, attend)
     }
 
     fn attend_kept(&self, queries: &Array, attend: Attend<'_>) -> Result<Array> {
-        let (keys, values) = self.kept()?;
-        attend.compute(queries, &keys, &values)
+        self.kept()?.attend(queries, attend)
     }
 
     fn state(&self) -> Vec<&Array> {
         self.buffers
             .iter()
-            .flat_map(|(keys, values)| [keys, values])
+            .flat_map(|parts| &parts.arrays)
             .collect()
     }
 
@@ -128,33 +137,30 @@ impl LayerCache for KvCache {
     fn boxed_clone(&self) -> Box<dyn LayerCache> {
         Box::new(self.clone())
     }
-}
 
-/// The first `length` positions of a `[B, H, L, D]` buffer.
-pub(super) fn head(buffer: &Array, length: i32) -> Result<Array> {
-    span(buffer, 0, length)
-}
-
-/// Positions `start..stop` of a `[B, H, L, D]` buffer.
-pub(super) fn span(buffer: &Array, start: i32, stop: i32) -> Result<Array> {
-    let (batch, heads, dims) = (buffer.dim(0)?, buffer.dim(1)?, buffer.dim(3)?);
-    if start == 0 && stop == buffer.dim(2)? {
-        return Ok(buffer.clone());
+    fn rows(&self) -> usize {
+        let rows = self.buffers.as_ref().and_then(|parts| parts.rows().ok());
+        rows.and_then(|rows| usize::try_from(rows).ok())
+            .unwrap_or(1)
     }
-    Ok(slice(
-        buffer,
-        &[0, 0, start, 0],
-        &[batch, heads, stop, dims],
-    )?)
-}
 
-/// The buffer with `update` written at position `start`.
-pub(super) fn write(buffer: &Array, update: &Array, start: i32) -> Result<Array> {
-    let stops = [
-        buffer.dim(0)?,
-        buffer.dim(1)?,
-        start + update.dim(2)?,
-        buffer.dim(3)?,
-    ];
-    Ok(slice_update(buffer, update, &[0, 0, start, 0], &stops)?)
+    fn merge(&self, others: &[&dyn LayerCache]) -> Result<Box<dyn LayerCache>> {
+        BatchKvCache::of_single(self)?.merge(others)
+    }
+
+    fn select(&self, rows: &[i32]) -> Result<Box<dyn LayerCache>> {
+        BatchKvCache::of_single(self)?.select(rows)
+    }
+
+    fn row(&self, row: i32) -> Result<Box<dyn LayerCache>> {
+        BatchKvCache::of_single(self)?.row(row)
+    }
+
+    fn left_padded(&self, padding: &[i32]) -> Result<Box<dyn LayerCache>> {
+        Ok(Box::new(BatchKvCache::left_padding(
+            padding,
+            self.quantization,
+            None,
+        )?))
+    }
 }

@@ -1,5 +1,7 @@
 //! Several caches of one layer.
 
+use std::any::Any;
+
 use mlx_core::Array;
 use mlx_nn::{Mask, Offset};
 
@@ -39,6 +41,14 @@ impl CacheList {
             Some(part) => Ok(part.as_mut()),
             None => Err(foreign(&format!("{} or more parts", index + 1), count)),
         }
+    }
+
+    fn each(
+        &self,
+        f: impl FnMut(&Box<dyn LayerCache>) -> Result<Box<dyn LayerCache>>,
+    ) -> Result<Box<dyn LayerCache>> {
+        let parts = self.parts.iter().map(f).collect::<Result<_>>()?;
+        Ok(Box::new(Self { parts }))
     }
 
     fn first(&self) -> Result<&dyn LayerCache> {
@@ -97,5 +107,53 @@ impl LayerCache for CacheList {
 
     fn boxed_clone(&self) -> Box<dyn LayerCache> {
         Box::new(self.clone())
+    }
+
+    fn can_trim(&self, count: i32) -> bool {
+        self.parts.iter().all(|part| part.can_trim(count))
+    }
+
+    fn rows(&self) -> usize {
+        self.parts.first().map_or(1, |part| part.rows())
+    }
+
+    fn merge(&self, others: &[&dyn LayerCache]) -> Result<Box<dyn LayerCache>> {
+        let mut lists = Vec::with_capacity(others.len());
+        for &other in others {
+            let any: &dyn Any = other;
+            let list = any.downcast_ref::<Self>();
+            lists.push(list.ok_or_else(|| foreign("lists of caches", "another kind"))?);
+        }
+        let mut parts = Vec::with_capacity(self.parts.len());
+        for (index, part) in self.parts.iter().enumerate() {
+            let mut same = Vec::with_capacity(lists.len());
+            for list in &lists {
+                let other = list.parts.get(index);
+                same.push(
+                    other
+                        .ok_or_else(|| foreign("lists of one length", index))?
+                        .as_ref(),
+                );
+            }
+            parts.push(part.merge(&same)?);
+        }
+        Ok(Box::new(Self { parts }))
+    }
+
+    fn select(&self, rows: &[i32]) -> Result<Box<dyn LayerCache>> {
+        self.each(|part| part.select(rows))
+    }
+
+    fn row(&self, row: i32) -> Result<Box<dyn LayerCache>> {
+        self.each(|part| part.row(row))
+    }
+
+    fn trim_rows(&mut self, counts: &[i32]) -> Result<()> {
+        let mut parts = self.parts.iter_mut();
+        parts.try_for_each(|part| part.trim_rows(counts))
+    }
+
+    fn left_padded(&self, padding: &[i32]) -> Result<Box<dyn LayerCache>> {
+        self.each(|part| part.left_padded(padding))
     }
 }

@@ -3,10 +3,11 @@
 use mlx_core::Array;
 use mlx_core::ops::comparison::less;
 use mlx_core::ops::logical::{logical_and, logical_or};
-use mlx_core::ops::shape::concatenate;
 use mlx_nn::{Mask, create_causal_mask};
 
-use super::kv::{head, span, write};
+use super::batch_rotating::BatchRotatingCache;
+use super::kv::format_at;
+use super::parts::{KvQuantization, Parts};
 use super::{Attend, LayerCache, STEP, foreign};
 use crate::Result;
 
@@ -14,15 +15,17 @@ use crate::Result;
 ///
 /// Single tokens overwrite the oldest position in place. A chunk of several
 /// tokens is appended to the newest `max_size - 1`, so that its first token
-/// still sees a full window; the surplus goes at the next single token.
+/// still sees a full window; the surplus goes at the next single token, and
+/// until then the chunk can be trimmed again.
 #[derive(Debug, Clone)]
 pub struct RotatingCache {
-    buffers: Option<(Array, Array)>,
-    offset: i32,
+    pub(super) buffers: Option<Parts>,
+    pub(super) offset: i32,
     /// Where the next single token goes.
-    next: i32,
+    pub(super) next: i32,
     max_size: i32,
     keep: i32,
+    pub(super) quantization: Option<KvQuantization>,
 }
 
 impl RotatingCache {
@@ -37,7 +40,15 @@ impl RotatingCache {
             next: 0,
             max_size,
             keep: keep.clamp(0, max_size - 1),
+            quantization: None,
         }
+    }
+
+    /// An empty cache that packs its keys and values.
+    #[must_use]
+    pub fn quantized(mut self, quantization: Option<KvQuantization>) -> Self {
+        self.quantization = quantization;
+        self
     }
 
     /// The largest number of positions kept between passes.
@@ -46,65 +57,114 @@ impl RotatingCache {
         self.max_size
     }
 
+    /// Positions at the start that are never dropped.
+    #[must_use]
+    pub fn keep(&self) -> i32 {
+        self.keep
+    }
+
+    pub(super) fn resume(&mut self, buffers: Option<Parts>, offset: i32, next: i32) {
+        self.buffers = buffers;
+        self.offset = offset;
+        self.next = next;
+    }
+
     /// Positions kept right now.
     fn len(&self) -> Result<i32> {
         Ok(match &self.buffers {
             None => 0,
-            Some((keys, _)) if self.offset > self.next => keys.dim(2)?,
+            Some(buffers) if self.offset > self.next => buffers.len()?,
             Some(_) => self.next,
         })
     }
 
-    /// The kept positions of one buffer, oldest first.
-    fn in_order(&self, buffer: &Array) -> Result<Array> {
-        let length = buffer.dim(2)?;
+    /// What is kept, oldest first.
+    pub(super) fn ordered(&self) -> Result<Option<Parts>> {
+        match &self.buffers {
+            Some(buffers) => Ok(Some(self.in_order(buffers)?)),
+            None => Ok(None),
+        }
+    }
+
+    fn in_order(&self, buffers: &Parts) -> Result<Parts> {
+        let length = buffers.len()?;
         if self.next == length {
-            Ok(buffer.clone())
+            Ok(buffers.clone())
         } else if self.next < self.offset {
-            let sinks = head(buffer, self.keep)?;
-            let older = span(buffer, self.next, length)?;
-            let newer = span(buffer, self.keep, self.next)?;
-            Ok(concatenate(&[&sinks, &older, &newer], 2)?)
+            let sinks = buffers.head(self.keep)?;
+            let older = buffers.span(self.next, length)?;
+            let newer = buffers.span(self.keep, self.next)?;
+            Parts::concat(&[&sinks, &older, &newer], 2)
         } else {
-            head(buffer, self.next)
+            buffers.head(self.next)
         }
     }
 
     /// Drops the oldest positions after the sinks until `limit` are left.
-    fn shortened(&self, buffer: &Array, limit: i32) -> Result<Array> {
-        let length = buffer.dim(2)?;
+    fn shortened(&self, buffers: &Parts, limit: i32) -> Result<Parts> {
+        let length = buffers.len()?;
         let surplus = length - limit.max(self.keep);
         if surplus <= 0 {
-            return Ok(buffer.clone());
+            return Ok(buffers.clone());
         }
-        let sinks = head(buffer, self.keep)?;
-        let newest = span(buffer, surplus + self.keep, length)?;
-        Ok(concatenate(&[&sinks, &newest], 2)?)
+        let sinks = buffers.head(self.keep)?;
+        let newest = buffers.span(surplus + self.keep, length)?;
+        Parts::concat(&[&sinks, &newest], 2)
     }
 
-    fn append_chunk(&self, buffer: Option<&Array>, chunk: &Array) -> Result<Array> {
-        let Some(buffer) = buffer else {
-            return Ok(chunk.clone());
+    fn append_chunk(&mut self, chunk: Parts, length: i32) -> Result<()> {
+        let buffers = match &self.buffers {
+            None => chunk,
+            Some(buffers) => {
+                let history = self.shortened(&self.in_order(buffers)?, self.max_size - 1)?;
+                Parts::concat(&[&history.converted(chunk.quantized)?, &chunk], 2)?
+            }
         };
-        let history = self.shortened(&self.in_order(buffer)?, self.max_size - 1)?;
-        Ok(concatenate(&[&history, chunk], 2)?)
+        self.next = buffers.len()?;
+        self.offset += length;
+        self.buffers = Some(buffers);
+        Ok(())
     }
 
-    /// A buffer with room at `self.next`, as far as `max_size` allows.
-    fn roomy(&self, buffer: Option<&Array>, token: &Array) -> Result<Array> {
-        let length = buffer.map_or(Ok(0), |buffer| buffer.dim(2))?;
+    /// Buffers with room at `self.next`, as far as `max_size` allows.
+    fn roomy(&self, token: &Parts) -> Result<Parts> {
+        let Some(buffers) = &self.buffers else {
+            return token.blank(token.rows()?, STEP.min(self.max_size));
+        };
+        let buffers = buffers.converted(token.quantized)?;
+        let length = buffers.len()?;
         if length > self.max_size {
-            return self.shortened(buffer.unwrap_or(token), self.max_size);
+            self.shortened(&buffers, self.max_size)
+        } else if self.next < length || length == self.max_size {
+            Ok(buffers)
+        } else {
+            buffers.padded(length + STEP.min(self.max_size - length))
         }
-        if self.next < length || length == self.max_size {
-            return Ok(buffer.unwrap_or(token).clone());
+    }
+
+    fn append(&mut self, keys: &Array, values: &Array) -> Result<()> {
+        let length = keys.dim(2)?;
+        let format = format_at(self.quantization, self.offset + length);
+        let update = Parts::encode(keys, values, format)?;
+        if length > 1 {
+            return self.append_chunk(update, length);
         }
-        let slack = STEP.min(self.max_size - length);
-        let shape = [token.dim(0)?, token.dim(1)?, slack, token.dim(3)?];
-        let fresh = Array::zeros_dtype(&shape, token.dtype())?;
-        match buffer {
-            None => Ok(fresh),
-            Some(buffer) => Ok(concatenate(&[buffer, &fresh], 2)?),
+        let buffers = self.roomy(&update)?;
+        let position = if self.next >= self.max_size {
+            self.keep
+        } else {
+            self.next
+        };
+        self.buffers = Some(buffers.write(&update, position)?);
+        self.offset += 1;
+        self.next = position + 1;
+        Ok(())
+    }
+
+    fn kept(&self) -> Result<Parts> {
+        match &self.buffers {
+            Some(buffers) => buffers.head(self.len()?),
+            None => Err(foreign("keys and values", "none")),
         }
     }
 }
@@ -122,11 +182,12 @@ impl LayerCache for RotatingCache {
         if history + length <= self.max_size {
             return Ok(Mask::Causal);
         }
-        let windowed = create_causal_mask(length, history, Some(self.max_size))?;
+        // As many as single tokens see: the sinks take their places.
+        let window = self.max_size - self.keep;
+        let windowed = create_causal_mask(length, history, Some(window))?;
         if self.keep == 0 {
             return Ok(Mask::Array(windowed));
         }
-        // The sinks stay visible to every later position, however far behind.
         let columns = Array::arange::<i32>(0.0, f64::from(history + length), 1.0)?;
         let sinks = less(&columns, &Array::scalar(self.keep)?)?;
         let causal = create_causal_mask(length, history, None)?;
@@ -137,55 +198,45 @@ impl LayerCache for RotatingCache {
     }
 
     fn update(&mut self, keys: &Array, values: &Array) -> Result<(Array, Array)> {
-        let length = keys.dim(2)?;
-        let (old_keys, old_values) = match &self.buffers {
-            Some((old_keys, old_values)) => (Some(old_keys), Some(old_values)),
-            None => (None, None),
-        };
-        if length > 1 {
-            let keys = self.append_chunk(old_keys, keys)?;
-            let values = self.append_chunk(old_values, values)?;
-            self.offset += length;
-            self.next = keys.dim(2)?;
-            self.buffers = Some((keys.clone(), values.clone()));
-            return Ok((keys, values));
-        }
-        let key_buffer = self.roomy(old_keys, keys)?;
-        let value_buffer = self.roomy(old_values, values)?;
-        let position = if self.next >= self.max_size {
-            self.keep
-        } else {
-            self.next
-        };
-        let key_buffer = write(&key_buffer, keys, position)?;
-        let value_buffer = write(&value_buffer, values, position)?;
-        self.offset += 1;
-        self.next = position + 1;
-        self.buffers = Some((key_buffer.clone(), value_buffer.clone()));
-        let kept = self.len()?;
-        Ok((head(&key_buffer, kept)?, head(&value_buffer, kept)?))
+        self.append(keys, values)?;
+        self.kept()?.decode()
+    }
+
+    fn attend(
+        &mut self,
+        queries: &Array,
+        keys: &Array,
+        values: &Array,
+        attend: Attend<'_>,
+    ) -> Result<Array> {
+        self.append(keys, values)?;
+        self.attend_kept(queries, attend)
     }
 
     fn attend_kept(&self, queries: &Array, attend: Attend<'_>) -> Result<Array> {
-        let Some((keys, values)) = &self.buffers else {
-            return Err(foreign("keys and values", "none"));
-        };
-        let kept = self.len()?;
-        attend.compute(queries, &head(keys, kept)?, &head(values, kept)?)
+        self.kept()?.attend(queries, attend)
     }
 
     fn state(&self) -> Vec<&Array> {
         self.buffers
             .iter()
-            .flat_map(|(keys, values)| [keys, values])
+            .flat_map(|parts| &parts.arrays)
             .collect()
     }
 
     fn trim(&mut self, count: i32) -> i32 {
-        if !self.is_trimmable() {
+        let count = count.clamp(0, self.offset);
+        if !self.can_trim(count) {
             return 0;
         }
-        let count = count.clamp(0, self.offset);
+        if self.offset >= self.max_size
+            && let Some(buffers) = &self.buffers
+        {
+            let Ok(shorter) = buffers.head(self.next - count) else {
+                return 0;
+            };
+            self.buffers = Some(shorter);
+        }
         self.offset -= count;
         self.next -= count;
         count
@@ -195,7 +246,43 @@ impl LayerCache for RotatingCache {
         self.offset < self.max_size
     }
 
+    /// Also of a full cache, as long as a whole window is left: the surplus of
+    /// the last chunk.
+    fn can_trim(&self, count: i32) -> bool {
+        if self.is_trimmable() || count <= 0 {
+            return count <= self.offset;
+        }
+        let length = match &self.buffers {
+            Some(buffers) => buffers.len().unwrap_or(0),
+            None => 0,
+        };
+        let left = self.offset - count;
+        self.next == length && left >= 0 && length - count >= left.min(self.max_size - 1)
+    }
+
     fn boxed_clone(&self) -> Box<dyn LayerCache> {
         Box::new(self.clone())
+    }
+
+    fn rows(&self) -> usize {
+        let rows = self.buffers.as_ref().and_then(|parts| parts.rows().ok());
+        rows.and_then(|rows| usize::try_from(rows).ok())
+            .unwrap_or(1)
+    }
+
+    fn merge(&self, others: &[&dyn LayerCache]) -> Result<Box<dyn LayerCache>> {
+        BatchRotatingCache::of_single(self)?.merge(others)
+    }
+
+    fn select(&self, rows: &[i32]) -> Result<Box<dyn LayerCache>> {
+        BatchRotatingCache::of_single(self)?.select(rows)
+    }
+
+    fn row(&self, row: i32) -> Result<Box<dyn LayerCache>> {
+        BatchRotatingCache::of_single(self)?.row(row)
+    }
+
+    fn left_padded(&self, padding: &[i32]) -> Result<Box<dyn LayerCache>> {
+        Ok(Box::new(BatchRotatingCache::left_padding(padding, self)?))
     }
 }

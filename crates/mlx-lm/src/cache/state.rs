@@ -1,8 +1,11 @@
 //! A cache of states that are replaced rather than appended to.
 
+use std::any::Any;
+
 use mlx_core::Array;
 use mlx_core::ops::comparison::greater_equal;
-use mlx_core::ops::shape::expand_dims;
+use mlx_core::ops::indexing::take;
+use mlx_core::ops::shape::{concatenate, expand_dims};
 use mlx_nn::{Mask, Offset};
 
 use super::{LayerCache, foreign};
@@ -101,6 +104,23 @@ impl StateCache {
         }
     }
 
+    /// Sequences held.
+    fn batch(&self) -> usize {
+        let first = self.slots.iter().flatten().next();
+        let rows = first.and_then(|array| array.dim(0).ok());
+        let rows = rows.and_then(|rows| usize::try_from(rows).ok());
+        rows.unwrap_or(1).max(self.offsets.len())
+    }
+
+    /// The offset of each sequence.
+    fn spread(&self) -> Vec<i32> {
+        let offset = self.offset();
+        match self.offsets.len() {
+            1 => vec![offset; self.batch()],
+            _ => self.offsets.clone(),
+        }
+    }
+
     /// Which of the next `length` positions hold a token and not padding,
     /// `[B, length]` of booleans; `None` if all do.
     ///
@@ -153,4 +173,105 @@ impl LayerCache for StateCache {
     fn boxed_clone(&self) -> Box<dyn LayerCache> {
         Box::new(self.clone())
     }
+
+    /// No token can be forgotten, but forgetting none can: a cache without
+    /// slots has nothing that a trimmed token could have left.
+    fn can_trim(&self, count: i32) -> bool {
+        count <= 0 || self.slots.is_empty()
+    }
+
+    fn rows(&self) -> usize {
+        self.batch()
+    }
+
+    fn merge(&self, others: &[&dyn LayerCache]) -> Result<Box<dyn LayerCache>> {
+        let mut members = vec![self];
+        for &other in others {
+            let any: &dyn Any = other;
+            let states = any.downcast_ref::<Self>();
+            members.push(states.ok_or_else(|| foreign("states", "another kind"))?);
+        }
+        let mut slots = Vec::with_capacity(self.slots.len());
+        for slot in 0..self.slots.len() {
+            slots.push(joined(&members, slot)?);
+        }
+        let mut merged = Self::new(0);
+        merged.slots = slots;
+        merged.offsets = members.iter().flat_map(|member| member.spread()).collect();
+        if members.iter().any(|member| !member.padding.is_empty()) {
+            for member in &members {
+                let padding = member.padding.iter().copied().chain(std::iter::repeat(0));
+                merged.padding.extend(padding.take(member.batch()));
+            }
+        }
+        Ok(Box::new(merged))
+    }
+
+    fn select(&self, rows: &[i32]) -> Result<Box<dyn LayerCache>> {
+        let offsets = self.spread();
+        let mut chosen = Self::new(0);
+        chosen.offsets.clear();
+        for &row in rows {
+            let index = usize::try_from(row).unwrap_or(usize::MAX);
+            let offset = offsets.get(index);
+            let offset = offset.ok_or_else(|| foreign(&format!("row {row}"), offsets.len()))?;
+            chosen.offsets.push(*offset);
+            if let Some(&padding) = self.padding.get(index) {
+                chosen.padding.push(padding);
+            }
+        }
+        let count = i32::try_from(rows.len()).unwrap_or(i32::MAX);
+        let indices = Array::from_slice::<i32>(rows, &[count])?;
+        for slot in &self.slots {
+            chosen.slots.push(match slot {
+                Some(array) => Some(take(array, &indices, 0)?),
+                None => None,
+            });
+        }
+        Ok(Box::new(chosen))
+    }
+
+    fn row(&self, row: i32) -> Result<Box<dyn LayerCache>> {
+        self.select(&[row])
+    }
+
+    fn trim_rows(&mut self, counts: &[i32]) -> Result<()> {
+        if counts.iter().all(|&count| self.can_trim(count)) {
+            Ok(())
+        } else {
+            Err(foreign("a cache that can be trimmed", "states"))
+        }
+    }
+
+    fn left_padded(&self, padding: &[i32]) -> Result<Box<dyn LayerCache>> {
+        Ok(Box::new(Self::left_padded(self.slots.len(), padding)))
+    }
+}
+
+/// One slot of all members, sequence after sequence; one that is empty in some
+/// of them only holds zeros there.
+fn joined(members: &[&StateCache], slot: usize) -> Result<Option<Array>> {
+    let mut shape = None;
+    for member in members {
+        if let (None, Some(array)) = (&shape, member.get(slot)) {
+            shape = Some((array.shape().to_vec(), array.dtype()));
+        }
+    }
+    let Some((shape, dtype)) = shape else {
+        return Ok(None);
+    };
+    let mut pieces = Vec::with_capacity(members.len());
+    for member in members {
+        pieces.push(match member.get(slot) {
+            Some(array) => array.clone(),
+            None => {
+                let mut shape = shape.clone();
+                if let Some(batch) = shape.first_mut() {
+                    *batch = i32::try_from(member.batch()).unwrap_or(i32::MAX);
+                }
+                Array::zeros_dtype(&shape, dtype)?
+            }
+        });
+    }
+    Ok(Some(concatenate(&pieces.iter().collect::<Vec<_>>(), 0)?))
 }

@@ -7,6 +7,7 @@
 )]
 
 mod cache;
+mod cache_batch;
 mod cache_kinds;
 #[cfg(feature = "cli")]
 mod cli;
