@@ -102,6 +102,23 @@ pub enum Error {
     #[cfg(feature = "hub")]
     #[error(transparent)]
     Hub(#[from] crate::hub::HubError),
+    /// A grammar is malformed, or cannot be followed with this tokenizer.
+    #[error("grammar: {message}")]
+    Grammar {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The model, its cache and its work do not fit into memory.
+    #[error(
+        "not enough memory: {} needed, {} available",
+        crate::memory::human(*needed), crate::memory::human(*available)
+    )]
+    Memory {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes available.
+        available: u64,
+    },
     /// The cancellation flag was raised.
     #[error("cancelled")]
     Cancelled,
@@ -146,6 +163,10 @@ impl Error {
                 "shorten the prompt, or limit what is remembered with max_kv_size"
             }
             Self::Option { .. } => "choose a value within its range",
+            Self::Grammar { .. } => "check the schema, expression or grammar that was given",
+            Self::Memory { .. } => {
+                "use a smaller or a quantised model, limit max_kv_size, or close other programs"
+            }
             Self::Cancelled => "run it again; nothing was left behind",
             Self::Nn(mlx_nn::Error::Core(error)) | Self::Core(error) => core_hint(error),
             Self::Nn(mlx_nn::Error::Load(_)) => {

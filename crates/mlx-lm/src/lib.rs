@@ -10,16 +10,22 @@ pub mod detokenize;
 mod error;
 pub mod evaluate;
 pub mod generate;
+pub mod grammar;
 pub mod hub;
 pub mod load;
+pub mod memory;
 pub mod models;
+pub mod prefix;
 pub mod registry;
 pub mod sample;
 mod stop;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
-pub use generate::{CancelFlag, FinishReason, GenerateOptions, Generation, Segment, Stats};
+pub use generate::{
+    CancelFlag, FinishReason, GenerateOptions, Generation, Generator, Request, Segment, Stats,
+};
+pub use grammar::Grammar;
 pub use load::{LoadProgress, LoadedModel, Loader, load};
 pub use registry::{Input, LanguageModel, Registry};
 pub use sample::{Sampler, SamplingOptions};

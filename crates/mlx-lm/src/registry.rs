@@ -8,6 +8,7 @@ use mlx_nn::{Module, Weights};
 use serde_json::{Map, Value};
 
 use crate::cache::{Cache, CacheOptions, LayerCache};
+use crate::generate::MultiToken;
 use crate::{Error, Result, models};
 
 /// What goes into a pass through a model.
@@ -86,6 +87,12 @@ pub trait LanguageModel: Module + Debug + Send + Sync {
 
     /// How many positions the model was made for, where its configuration says so.
     fn max_position_embeddings(&self) -> Option<i32>;
+
+    /// The model's own heads for the tokens after the next one, which speed up
+    /// generation through [`Speculation::own_heads`](crate::generate::Speculation::own_heads).
+    fn multi_token(&self) -> Option<&dyn MultiToken> {
+        None
+    }
 }
 
 /// A model's configuration: the JSON object of `config.json`.

@@ -229,6 +229,14 @@ impl Tokenizer {
         self.backend.get_vocab(true)
     }
 
+    /// The decoder as `tokenizer.json` spells it; null without one.
+    pub(crate) fn decoder_json(&self) -> serde_json::Value {
+        let decoder = self.backend.get_decoder();
+        decoder
+            .and_then(|decoder| serde_json::to_value(decoder).ok())
+            .unwrap_or_default()
+    }
+
     /// Number of tokens, added tokens included. A model's embedding may have more rows.
     #[must_use]
     pub fn vocab_size(&self) -> usize {

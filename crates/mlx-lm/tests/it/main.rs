@@ -14,7 +14,9 @@ mod cli;
 #[cfg(feature = "cli")]
 mod commands;
 mod generate;
+mod generator;
 mod gguf;
+mod grammar;
 #[cfg(feature = "hub")]
 mod hub;
 mod load;

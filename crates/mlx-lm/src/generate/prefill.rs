@@ -1,0 +1,159 @@
+//! The prompt's way into the cache.
+
+use std::collections::VecDeque;
+
+use mlx_core::ops::indexing::slice;
+use mlx_core::{Array, async_eval, eval, memory};
+
+use super::request::Request;
+use super::sequence::Sequence;
+use crate::cache::Cache;
+use crate::sample::Choice;
+use crate::{Error, Input, LanguageModel, Result};
+
+/// A sequence whose prompt is being processed, a chunk at a time.
+pub(super) struct Prefill<'m> {
+    pub(super) sequence: Sequence<'m>,
+    pub(super) cache: Cache,
+    pub(super) done: usize,
+    pub(super) begun: bool,
+    rest: VecDeque<u32>,
+    embeddings: Option<Array>,
+    /// Lengths at which to stop and hand out a copy, ascending.
+    snapshots: VecDeque<usize>,
+    step_size: usize,
+}
+
+/// A sequence that is ready to decode: its first token is on its way.
+pub(super) struct Ready<'m> {
+    pub(super) sequence: Sequence<'m>,
+    pub(super) cache: Cache,
+    pub(super) choice: Choice,
+}
+
+impl<'m> Prefill<'m> {
+    pub(super) fn new(sequence: Sequence<'m>, request: Request, cache: Cache) -> Result<Self> {
+        let offset = cache.iter().map(|layer| layer.offset()).max().unwrap_or(0);
+        let done = usize::try_from(offset).unwrap_or(0);
+        if done >= request.prompt.len() {
+            return Err(Error::Option {
+                option: "cache",
+                message: format!(
+                    "holds {done} tokens, which must be fewer than the prompt's {}",
+                    request.prompt.len()
+                ),
+            });
+        }
+        if let Some(embeddings) = &request.embeddings {
+            let length = embeddings.dim(1)?;
+            if usize::try_from(length) != Ok(request.prompt.len()) {
+                let message = format!(
+                    "are of {length} positions, the prompt has {}",
+                    request.prompt.len()
+                );
+                return Err(Error::Option {
+                    option: "embeddings",
+                    message,
+                });
+            }
+        }
+        let mut snapshots: Vec<usize> = request
+            .snapshots
+            .into_iter()
+            .filter(|&length| length > done && length < request.prompt.len())
+            .collect();
+        snapshots.sort_unstable();
+        snapshots.dedup();
+        Ok(Self {
+            sequence,
+            cache,
+            done,
+            begun: false,
+            rest: request.prompt.into_iter().skip(done).collect(),
+            embeddings: request.embeddings,
+            snapshots: snapshots.into(),
+            step_size: request.prefill_step_size.max(1),
+        })
+    }
+
+    /// Whether only the last token is left, whose logits are the first that
+    /// matter.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.rest.len() <= 1
+    }
+
+    /// Processes a chunk; returns whether a snapshot is due.
+    pub(super) fn advance(&mut self, model: &dyn LanguageModel) -> Result<bool> {
+        let mut count = self.step_size.min(self.rest.len().saturating_sub(1));
+        if let Some(&next) = self.snapshots.front() {
+            count = count.min(next - self.done);
+        }
+        let total = self.sequence.prompt_len;
+        // Unless a drafter wants them, the hidden states stay lazy and are never
+        // computed; the cache is what counts.
+        let hidden = self.run(model, count)?;
+        let mut state: Vec<&Array> = self.cache.iter().flat_map(|layer| layer.state()).collect();
+        if self.sequence.draft.wants_hidden() {
+            state.push(&hidden);
+        }
+        eval(&state)?;
+        self.sequence.draft.see(&hidden);
+        if total > self.step_size {
+            memory::clear_cache()?;
+        }
+        let due = self.snapshots.front() == Some(&self.done);
+        if due {
+            self.snapshots.pop_front();
+        }
+        Ok(due)
+    }
+
+    /// Processes the last token and chooses the first of the answer.
+    pub(super) fn finish(mut self, model: &dyn LanguageModel) -> Result<Ready<'m>> {
+        let hidden = self.run(model, self.rest.len())?;
+        self.sequence.draft.see(&hidden);
+        let length = hidden.dim(1)?;
+        let hidden = match length {
+            1 => hidden,
+            _ => slice(&hidden, &[0, length - 1, 0], &[1, length, hidden.dim(2)?])?,
+        };
+        let logits = model.logits(&hidden)?.reshape(&[1, -1])?;
+        let choice = self.sequence.choose(&logits)?;
+        async_eval(&[&choice.token])?;
+        Ok(Ready {
+            sequence: self.sequence,
+            cache: self.cache,
+            choice,
+        })
+    }
+
+    fn run(&mut self, model: &dyn LanguageModel, count: usize) -> Result<Array> {
+        let chunk: Vec<u32> = self.rest.drain(..count).collect();
+        let tokens = row(&chunk)?;
+        let embeddings = match &self.embeddings {
+            Some(embeddings) => {
+                let start = i32::try_from(self.done).unwrap_or(i32::MAX);
+                let stop = start + tokens.dim(1)?;
+                let width = embeddings.dim(2)?;
+                Some(slice(embeddings, &[0, start, 0], &[1, stop, width])?)
+            }
+            None => None,
+        };
+        let input = Input {
+            tokens: &tokens,
+            embeddings: embeddings.as_ref(),
+        };
+        let hidden = model.hidden(input, &mut self.cache)?;
+        self.done += count;
+        Ok(hidden)
+    }
+}
+
+/// Token ids `[1, L]`.
+pub(super) fn row(tokens: &[u32]) -> Result<Array> {
+    let length = i32::try_from(tokens.len()).map_err(|_| Error::PromptTooLong {
+        tokens: tokens.len(),
+        limit: 0,
+    })?;
+    Ok(Array::from_slice::<u32>(tokens, &[1, length])?)
+}
