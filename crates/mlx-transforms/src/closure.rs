@@ -60,7 +60,7 @@ impl Closure {
     /// Takes the function over.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if there is none left.
+    /// [`Error::OutOfMemory`](mlx_core::Error::OutOfMemory) if there is none left.
     pub fn new<F>(f: F) -> Result<Self>
     where
         F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,

@@ -162,8 +162,9 @@ impl Array {
     /// ```
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`] for a position outside (see [`indexing`] for lazy index arrays);
-    /// [`Error::Shape`] for too many parts, a zero step or a mask that does not fit.
+    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds) for a position outside (see [`indexing`]
+    /// for lazy index arrays); [`Error::Shape`](crate::Error::Shape) for too many parts, a zero
+    /// step or a mask that does not fit.
     pub fn index(&self, index: impl IndexOp) -> Result<Array> {
         let plan = Plan::new("index", self, index.into_parts())?;
         let sliced = if plan.is_whole(self) {
