@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::chat::{Message, RenderOptions};
 use crate::generate::{CancelFlag, GenerateOptions, Generation};
 use crate::hub::{HubCache, HubId};
+use crate::memory::MemoryEstimate;
 use crate::registry::{self, ConfigMap, Constructor, LanguageModel, Registry};
 use crate::sample::SamplingOptions;
 use crate::tokenizer::Tokenizer;
@@ -146,7 +147,8 @@ impl<'a> Loader<'a> {
     /// the cause.
     pub fn load(self) -> Result<LoadedModel> {
         let path = resolve(&self.model)?;
-        let loaded = self.read(&path);
+        let fits = MemoryEstimate::of_weights(&path).check();
+        let loaded = fits.and_then(|()| self.read(&path));
         loaded.map_err(|error| match error {
             Error::Cancelled => Error::Cancelled,
             source => Error::Load {

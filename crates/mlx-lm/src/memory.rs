@@ -1,5 +1,7 @@
 //! Whether a model fits, told before it is loaded.
 
+use std::path::Path;
+
 use mlx_core::{Device, DeviceInfo};
 
 use crate::cache::{CacheOptions, KvQuantization};
@@ -74,6 +76,25 @@ impl MemoryEstimate {
             weights,
             cache,
             workspace: activations.saturating_add(logits),
+        }
+    }
+
+    /// The bytes of the weights alone: a `.gguf` file, or a folder's
+    /// `.safetensors` files.
+    pub fn of_weights(path: &Path) -> Self {
+        let length = |path: &Path| path.metadata().map_or(0, |data| data.len());
+        let weights = match path.read_dir() {
+            Ok(entries) => entries
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(|path| path.extension().is_some_and(|kind| kind == "safetensors"))
+                .map(|path| length(&path))
+                .sum(),
+            Err(_) => length(path),
+        };
+        Self {
+            weights,
+            ..Self::default()
         }
     }
 

@@ -137,7 +137,7 @@ fn schemas() -> Vec<Value> {
     let mut random = Lcg(2026);
     (0..200)
         .map(|index| {
-            let mut schema = object(&mut random, 1 + index % 3);
+            let mut schema = object(&mut random, index % 3);
             schema["$defs"] = json!({ "leaf": { "type": "string", "enum": ["p", "q"] } });
             schema
         })

@@ -1,0 +1,153 @@
+//! A conversation that the model remembers.
+
+use std::fmt;
+
+use super::generator::{Generator, GeneratorOptions};
+use super::options::GenerateOptions;
+use super::request::{Event, Request, Segment};
+use super::stats::Stats;
+use crate::chat::{Message, RenderOptions};
+use crate::prefix::PrefixStore;
+use crate::{Error, LoadedModel, Result};
+
+/// Bytes that a conversation may keep of what the model remembers.
+const REMEMBERED: usize = 1 << 30;
+
+/// A conversation, in which each turn begins with what the model remembers of
+/// the earlier ones.
+///
+/// ```no_run
+/// use mlx_lm::generate::ChatSession;
+///
+/// let model = mlx_lm::load("models/qwen3-0.6b")?;
+/// let mut chat = ChatSession::new(&model, &Default::default());
+/// let (answer, _) = chat.send("Name a river.", |segment| print!("{}", segment.text))?;
+/// let (_, stats) = chat.send("And a longer one?", |_| {})?;
+/// println!("{answer} ... {} tokens", stats.generation_tokens);
+/// # Ok::<(), mlx_lm::Error>(())
+/// ```
+#[must_use]
+pub struct ChatSession<'m> {
+    model: &'m LoadedModel,
+    generator: Generator<'m>,
+    messages: Vec<Message>,
+    options: GenerateOptions,
+    render: RenderOptions,
+}
+
+impl fmt::Debug for ChatSession<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatSession")
+            .field("messages", &self.messages)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'m> ChatSession<'m> {
+    /// An empty conversation.
+    pub fn new(model: &'m LoadedModel, options: &GenerateOptions) -> Self {
+        let generator = Generator::new(model.model())
+            .tokenizer(model.tokenizer())
+            .options(GeneratorOptions::default().cache(options.cache()))
+            .prefix_store(PrefixStore::new(REMEMBERED));
+        Self {
+            model,
+            generator,
+            messages: Vec::new(),
+            options: options.clone(),
+            render: RenderOptions::default(),
+        }
+    }
+
+    /// Sets how the conversation is rendered.
+    pub fn render(mut self, render: RenderOptions) -> Self {
+        self.render = render;
+        self
+    }
+
+    /// Puts a message at the end without an answer to it: instructions, or a
+    /// turn that was spoken elsewhere.
+    pub fn push(&mut self, message: Message) {
+        self.messages.push(message);
+    }
+
+    /// The conversation so far.
+    #[must_use]
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Begins anew; what the model remembers of it may still be of use.
+    pub fn clear(&mut self) {
+        self.messages.clear();
+    }
+
+    /// Says something and returns the answer; `on_segment` sees it as it comes.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::chat`]. The conversation is then as it was before.
+    pub fn send(
+        &mut self,
+        text: &str,
+        on_segment: impl FnMut(&Segment),
+    ) -> Result<(String, Stats)> {
+        self.messages.push(Message::user(text));
+        match self.answer(on_segment) {
+            Ok((answer, stats)) => {
+                self.messages.push(Message::assistant(answer.as_str()));
+                Ok((answer, stats))
+            }
+            Err(error) => {
+                self.messages.pop();
+                Err(error)
+            }
+        }
+    }
+
+    fn answer(&mut self, mut on_segment: impl FnMut(&Segment)) -> Result<(String, Stats)> {
+        let prompt = self.tokens(&self.render)?;
+        let sampling = self.options.sampling(self.model.sampling());
+        // The next prompt may part from this one where the answer begins.
+        let spoken = self.tokens(&self.render.clone().add_generation_prompt(false))?;
+        let pairs = spoken.iter().zip(&prompt);
+        let shared = pairs.take_while(|(a, b)| a == b).count();
+        let mut request = Request::with(prompt, &sampling, &self.options);
+        request.snapshots = vec![shared];
+        request.keep_cache = true;
+        let id = self.generator.insert(request)?;
+        let mut text = String::new();
+        while !self.generator.is_idle() {
+            for event in self.generator.step()? {
+                match event {
+                    Event::Segment { segment, .. } => {
+                        text.push_str(&segment.text);
+                        on_segment(&segment);
+                    }
+                    Event::Finished {
+                        stats, id: done, ..
+                    } if done == id => {
+                        return Ok((text, stats));
+                    }
+                    Event::Failed { error, .. } => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Err(Error::Cancelled)
+    }
+
+    fn tokens(&self, render: &RenderOptions) -> Result<Vec<u32>> {
+        let tokenizer = self.model.tokenizer();
+        let text = tokenizer.apply_chat_template(&self.messages, render)?;
+        Ok(tokenizer.encode(&text, false)?)
+    }
+
+    /// How often a turn began with something remembered, and how often not.
+    #[must_use]
+    pub fn reuse(&self) -> (u64, u64) {
+        self.generator
+            .prefixes()
+            .map_or((0, 0), PrefixStore::statistics)
+    }
+}
