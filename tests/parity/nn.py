@@ -422,7 +422,44 @@ def switch(out):
     group.write(out, "switch")
 
 
+def adapter(out):
+    """Layers of mlx-lm's tuner with adapters that add something."""
+    from mlx_lm.models.switch_layers import SwitchLinear
+    from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
+    from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
+
+    group = Group(10)
+    x = group.normal(3, 16)
+    ids = mx.array([[3, 0, 3], [9, 1, 2]], dtype=mx.uint32)
+    for case, kind in (("lora", LoRALinear), ("dora", DoRALinear)):
+        base = nn.Linear(16, 6)
+        base.update({"weight": group.normal(6, 16), "bias": group.normal(6)})
+        layer = kind.from_base(base, r=4, scale=2.0)
+        layer.update({"lora_a": group.normal(16, 4), "lora_b": group.normal(4, 6)})
+        extra = {"m": layer.m} if case == "dora" else {}
+        group.add(case, weight=base.weight, bias=base.bias, x=x, y=layer(x), fused=layer.fuse().weight)
+        group.add(case, lora_a=layer.lora_a, lora_b=layer.lora_b, **extra)
+    for case, kind in (("lora_embedding", LoRAEmbedding), ("dora_embedding", DoRAEmbedding)):
+        base = nn.Embedding(10, 16)
+        base.weight = group.normal(10, 16)
+        layer = kind.from_base(base, r=4, scale=2.0)
+        layer.update({"lora_a": group.normal(10, 4), "lora_b": group.normal(4, 16)})
+        extra = {"m": layer.m} if case == "dora_embedding" else {}
+        group.add(case, weight=base.weight, ids=ids, x=x, y=layer(ids), logits=layer.as_linear(x))
+        group.add(case, lora_a=layer.lora_a, lora_b=layer.lora_b, **extra)
+    base = SwitchLinear(16, 6, 3, bias=False)
+    base.weight = group.normal(3, 6, 16)
+    layer = LoRASwitchLinear.from_base(base, r=4, scale=2.0)
+    layer.update({"lora_a": group.normal(3, 4, 16), "lora_b": group.normal(3, 6, 4)})
+    x = group.normal(4, 1, 1, 16)
+    indices = mx.array(group.random.integers(0, 3, (4, 2)), dtype=mx.uint32)
+    group.add("lora_switch", weight=base.weight, x=x, indices=indices, y=layer(x, indices))
+    group.add("lora_switch", lora_a=layer.lora_a, lora_b=layer.lora_b)
+    group.write(out, "adapter")
+
+
 def generate(out, args):
+    adapter(out)
     switch(out)
     layers(out)
     loss(out)

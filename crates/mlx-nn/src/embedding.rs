@@ -3,7 +3,8 @@
 use mlx_core::Array;
 
 use crate::{
-    KeyPath, Module, Result, UnaryLayer, Visitor, VisitorMut, Weight, init, linear::check_dims,
+    Descend, KeyPath, Module, Result, UnaryLayer, Visitor, VisitorMut, Weight, init,
+    linear::check_dims,
 };
 
 /// Maps each id to a row of its table: `[..] → [.., dims]`.
@@ -82,7 +83,9 @@ impl Embedding {
 
 impl Module for Embedding {
     fn visit<'a>(&'a self, path: &KeyPath<'_>, visitor: &mut dyn Visitor<'a>) {
-        self.weight.visit(path, visitor);
+        if visitor.embedding(path, &self.weight) == Descend::Into {
+            self.weight.visit_parts(path, visitor);
+        }
     }
 
     fn visit_mut(&mut self, path: &KeyPath<'_>, visitor: &mut dyn VisitorMut) -> Result<()> {

@@ -6,6 +6,7 @@
 extern crate self as mlx_nn;
 
 pub mod activation;
+pub mod adapter;
 mod attention;
 mod bilinear;
 mod conv;
@@ -42,13 +43,15 @@ pub use linear::Linear;
 pub use mlx_nn_derive::Module;
 pub use module::{
     Buffer, Descend, KeyPath, Module, Visitor, VisitorMut,
+    checkpoint::checkpoint,
     exchange::with_arrays,
     gradient::{Gradients, value_and_grad, value_and_grad_of},
     initialize::initialize,
     load::{LoadOptions, LoadReport, Misshaped, load_weights},
     parameters::{parameter_count, parameters, set_dtype, trainable_parameters, update},
     quantize::{LayerQuantization, QuantMode, Quantization, quantize},
-    save::save_weights,
+    save::{save_weights, save_weights_npz},
+    summary::{Summary, SummaryRow, summary},
     weights::Weights,
 };
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};

@@ -7,6 +7,7 @@
 //! the two visits.
 
 mod buffer;
+pub mod checkpoint;
 mod containers;
 pub mod exchange;
 pub mod gradient;
@@ -16,6 +17,7 @@ pub mod parameters;
 mod path;
 pub mod quantize;
 pub mod save;
+pub mod summary;
 mod visit;
 pub mod weights;
 

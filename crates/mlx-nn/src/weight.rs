@@ -12,6 +12,7 @@ use mlx_core::{
 
 use crate::{
     Descend, Error, KeyPath, Module, Result, Visitor, VisitorMut,
+    adapter::AdaptedWeight,
     module::quantize::{LayerQuantization, QuantMode},
 };
 
@@ -32,6 +33,8 @@ pub enum Weight {
     Dense(Array),
     /// Packed codes with their scales.
     Quantized(QuantizedWeight),
+    /// Either of them with a low-rank update.
+    Adapted(Box<AdaptedWeight>),
 }
 
 /// A weight of which groups along the last axis share a scale.
@@ -63,13 +66,18 @@ impl Weight {
             Self::Unloaded { shape } => shape.clone(),
             Self::Dense(array) => array.shape().to_vec(),
             Self::Quantized(weight) => weight.shape(),
+            Self::Adapted(weight) => weight.base.shape(),
         }
     }
 
     /// Whether the weight is stored quantised.
     #[must_use]
     pub const fn is_quantized(&self) -> bool {
-        matches!(self, Self::Quantized(_))
+        match self {
+            Self::Quantized(_) => true,
+            Self::Adapted(weight) => weight.base.is_quantized(),
+            Self::Unloaded { .. } | Self::Dense(_) => false,
+        }
     }
 
     /// The dtype of what the weight stands for: that of the array, or of the scales.
@@ -83,6 +91,7 @@ impl Weight {
             Self::Quantized(weight) if weight.quantization.mode == QuantMode::Affine => {
                 Some(weight.scales.dtype())
             }
+            Self::Adapted(weight) => weight.base.dtype(),
             Self::Unloaded { .. } | Self::Quantized(_) => None,
         }
     }
@@ -97,6 +106,7 @@ impl Weight {
                 layer,
                 shape: shape.clone(),
             }),
+            (Self::Adapted(weight), bias) => weight.apply(layer, x, bias),
             (Self::Dense(weight), Some(bias)) => {
                 Ok(addmm(bias, x, &swapaxes(weight, -1, -2)?, 1.0, 1.0)?)
             }
@@ -133,6 +143,7 @@ impl Weight {
                 Ok(gather_mm(x, &transposed, None, Some(indices), sorted)?)
             }
             Self::Quantized(weight) => weight.gather_matmul(x, indices, sorted),
+            Self::Adapted(weight) => weight.apply_experts(layer, x, indices, sorted),
         }
     }
 
@@ -148,6 +159,7 @@ impl Weight {
             }),
             Self::Dense(weight) => Ok(take(weight, ids, 0)?),
             Self::Quantized(weight) => weight.rows(ids)?.dequantize(),
+            Self::Adapted(weight) => weight.rows(layer, ids),
         }
     }
 
@@ -163,6 +175,7 @@ impl Weight {
             }),
             Self::Dense(weight) => Ok(weight.clone()),
             Self::Quantized(weight) => weight.dequantize(),
+            Self::Adapted(weight) => weight.to_dense(layer),
         }
     }
 }
@@ -241,12 +254,9 @@ impl QuantizedWeight {
     }
 }
 
-/// Visited at the path of the layer that owns it.
-impl Module for Weight {
-    fn visit<'a>(&'a self, path: &KeyPath<'_>, visitor: &mut dyn Visitor<'a>) {
-        if visitor.weight(path, self) == Descend::Over {
-            return;
-        }
+impl Weight {
+    /// Shows the arrays one by one.
+    pub(crate) fn visit_parts<'a>(&'a self, path: &KeyPath<'_>, visitor: &mut dyn Visitor<'a>) {
         match self {
             Self::Unloaded { .. } => {}
             Self::Dense(weight) => visitor.parameter(&path.child("weight"), weight),
@@ -257,13 +267,16 @@ impl Module for Weight {
                     visitor.buffer(&path.child("biases"), biases);
                 }
             }
+            Self::Adapted(weight) => weight.visit(path, visitor),
         }
     }
 
-    fn visit_mut(&mut self, path: &KeyPath<'_>, visitor: &mut dyn VisitorMut) -> Result<()> {
-        if visitor.weight(path, self)? == Descend::Over {
-            return Ok(());
-        }
+    /// Hands out the arrays one by one.
+    pub(crate) fn visit_parts_mut(
+        &mut self,
+        path: &KeyPath<'_>,
+        visitor: &mut dyn VisitorMut,
+    ) -> Result<()> {
         match self {
             Self::Unloaded { .. } => Ok(()),
             Self::Dense(weight) => visitor.parameter(&path.child("weight"), weight),
@@ -275,6 +288,23 @@ impl Module for Weight {
                     None => Ok(()),
                 }
             }
+            Self::Adapted(weight) => weight.visit_mut(path, visitor),
+        }
+    }
+}
+
+/// Visited at the path of the layer that owns it.
+impl Module for Weight {
+    fn visit<'a>(&'a self, path: &KeyPath<'_>, visitor: &mut dyn Visitor<'a>) {
+        if visitor.weight(path, self) == Descend::Into {
+            self.visit_parts(path, visitor);
+        }
+    }
+
+    fn visit_mut(&mut self, path: &KeyPath<'_>, visitor: &mut dyn VisitorMut) -> Result<()> {
+        match visitor.weight(path, self)? {
+            Descend::Into => self.visit_parts_mut(path, visitor),
+            Descend::Over => Ok(()),
         }
     }
 }

@@ -6,7 +6,10 @@ use mlx_core::Array;
 
 use crate::{
     Descend, Error, KeyPath, Module, Result, Visitor, VisitorMut, Weight, Weights,
-    module::quantize::{LayerQuantization, Quantization, infer},
+    module::{
+        parameters::is_floating,
+        quantize::{LayerQuantization, Quantization, infer},
+    },
     weight::QuantizedWeight,
 };
 
@@ -204,7 +207,47 @@ struct Check<'w> {
 }
 
 impl Check<'_> {
-    fn compare(&mut self, key: String, expected: &[i32]) {
+    fn compare(&mut self, key: String, place: &Array) {
+        // A model computes with what it is given: a norm scaled by truth values would run.
+        if let Some(found) = self.weights.get(&key)
+            && is_floating(place.dtype()) != is_floating(found.dtype())
+        {
+            let kind = |floating| {
+                if floating {
+                    "floating point"
+                } else {
+                    "integers"
+                }
+            };
+            self.report.misshaped.push(Misshaped {
+                key,
+                expected: kind(is_floating(place.dtype())).to_owned(),
+                found: found.dtype().to_string(),
+            });
+            return;
+        }
+        self.compare_shape(key, place.shape());
+    }
+
+    fn compare_weight(&mut self, path: &KeyPath<'_>, weight: &Weight) {
+        let weights = self.weights;
+        let key = path.child("weight").to_string();
+        match weights.get(&path.child("scales").to_string()) {
+            Some(scales) => self.compare_quantized(path, &weight.shape(), scales),
+            None => match weights.get(&key) {
+                Some(found) if !is_floating(found.dtype()) => {
+                    self.report.misshaped.push(Misshaped {
+                        key,
+                        expected: "floating point, or scales beside it".to_owned(),
+                        found: found.dtype().to_string(),
+                    });
+                }
+                _ => self.compare_shape(key, &weight.shape()),
+            },
+        }
+    }
+
+    fn compare_shape(&mut self, key: String, expected: &[i32]) {
         match self.weights.get(&key) {
             None => self.report.missing.push(key),
             Some(found) if found.shape() != expected => {
@@ -272,14 +315,18 @@ impl Check<'_> {
 
 impl<'a> Visitor<'a> for Check<'_> {
     fn parameter(&mut self, path: &KeyPath<'_>, array: &'a Array) {
-        self.compare(path.to_string(), array.shape());
+        self.compare(path.to_string(), array);
     }
 
     fn weight(&mut self, path: &KeyPath<'_>, weight: &'a Weight) -> Descend {
-        let weights = self.weights;
-        match weights.get(&path.child("scales").to_string()) {
-            Some(scales) => self.compare_quantized(path, &weight.shape(), scales),
-            None => self.compare(path.child("weight").to_string(), &weight.shape()),
+        self.compare_weight(path, weight);
+        if let Weight::Adapted(adapted) = weight {
+            let adapter = adapted.adapter();
+            self.compare(path.child("lora_a").to_string(), &adapter.lora_a);
+            self.compare(path.child("lora_b").to_string(), &adapter.lora_b);
+            if let Some(magnitude) = &adapter.magnitude {
+                self.compare(path.child("m").to_string(), magnitude);
+            }
         }
         Descend::Over
     }
@@ -299,6 +346,15 @@ impl VisitorMut for Assign<'_> {
     }
 
     fn weight(&mut self, path: &KeyPath<'_>, weight: &mut Weight) -> Result<Descend> {
+        if let Weight::Adapted(adapted) = weight {
+            let adapter = &mut adapted.adapter;
+            self.parameter(&path.child("lora_a"), &mut adapter.lora_a)?;
+            self.parameter(&path.child("lora_b"), &mut adapter.lora_b)?;
+            if let Some(magnitude) = &mut adapter.magnitude {
+                self.parameter(&path.child("m"), magnitude)?;
+            }
+            return self.weight(path, &mut adapted.base);
+        }
         let mut take = |part| self.weights.take(&path.child(part).to_string());
         let Some(loaded) = take("weight") else {
             return Ok(Descend::Over);

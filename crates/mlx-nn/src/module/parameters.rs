@@ -120,6 +120,14 @@ impl<'a> Visitor<'a> for Count {
 
     fn weight(&mut self, _: &KeyPath<'_>, weight: &'a Weight) -> Descend {
         self.add(&weight.shape());
+        if let Weight::Adapted(weight) = weight {
+            let adapter = weight.adapter();
+            self.add(adapter.lora_a.shape());
+            self.add(adapter.lora_b.shape());
+            if let Some(magnitude) = &adapter.magnitude {
+                self.add(magnitude.shape());
+            }
+        }
         Descend::Over
     }
 }
@@ -144,10 +152,16 @@ impl VisitorMut for Cast {
     }
 
     fn weight(&mut self, _: &KeyPath<'_>, weight: &mut Weight) -> Result<Descend> {
-        Ok(if weight.is_quantized() {
-            Descend::Over
-        } else {
-            Descend::Into
-        })
+        if !weight.is_quantized() {
+            return Ok(Descend::Into);
+        }
+        if let Weight::Adapted(weight) = weight {
+            let adapter = &mut weight.adapter;
+            let parts = [&mut adapter.lora_a, &mut adapter.lora_b];
+            for part in parts.into_iter().chain(&mut adapter.magnitude) {
+                *part = astype(part, self.0)?;
+            }
+        }
+        Ok(Descend::Over)
     }
 }

@@ -343,7 +343,7 @@ impl<P: FnMut(&str, &Weight) -> bool> VisitorMut for Quantizer<'_, P> {
                         shape: shape.clone(),
                     });
                 }
-                Weight::Quantized(_) => {}
+                Weight::Quantized(_) | Weight::Adapted(_) => {}
             }
         }
         Ok(Descend::Over)

@@ -19,12 +19,24 @@ pub fn save_weights(
     path: impl AsRef<Path>,
     metadata: &HashMap<String, String>,
 ) -> Result<()> {
+    check_loaded(module)?;
+    Ok(io::save_safetensors(path, &parameters(module), metadata)?)
+}
+
+/// Writes every array of a module to an npz file, which NumPy and MLX for Python read.
+///
+/// # Errors
+/// As [`save_weights`]; NumPy has no bfloat16.
+pub fn save_weights_npz(module: &dyn Module, path: impl AsRef<Path>) -> Result<()> {
+    check_loaded(module)?;
+    let arrays = parameters(module);
+    Ok(io::save_npz(path, &arrays)?)
+}
+
+fn check_loaded(module: &dyn Module) -> Result<()> {
     let mut unloaded = Unloaded(None);
     module.visit(&KeyPath::root(), &mut unloaded);
-    if let Some(error) = unloaded.0 {
-        return Err(error);
-    }
-    Ok(io::save_safetensors(path, &parameters(module), metadata)?)
+    unloaded.0.map_or(Ok(()), Err)
 }
 
 /// Finds the first weight without arrays, which would be missing from the file.
@@ -34,7 +46,11 @@ impl<'a> Visitor<'a> for Unloaded {
     fn parameter(&mut self, _: &KeyPath<'_>, _: &'a Array) {}
 
     fn weight(&mut self, path: &KeyPath<'_>, weight: &'a Weight) -> Descend {
-        if let Weight::Unloaded { .. } = weight
+        let base = match weight {
+            Weight::Adapted(adapted) => adapted.base(),
+            other => other,
+        };
+        if let Weight::Unloaded { .. } = base
             && self.0.is_none()
         {
             self.0 = Some(Error::weight(

@@ -87,6 +87,11 @@ pub trait Visitor<'a> {
     fn weight(&mut self, _path: &KeyPath<'_>, _weight: &'a Weight) -> Descend {
         Descend::Into
     }
+
+    /// The table of an [`Embedding`](crate::Embedding); like any other weight unless told apart.
+    fn embedding(&mut self, path: &KeyPath<'_>, weight: &'a Weight) -> Descend {
+        self.weight(path, weight)
+    }
 }
 
 /// Replaces the parameters of a [`Module`].

@@ -49,6 +49,14 @@ impl Weights {
         Ok(arrays.into_iter().collect())
     }
 
+    /// Reads an npz file.
+    ///
+    /// # Errors
+    /// [`Error::Core`] if the file cannot be read or is malformed.
+    pub fn load_npz(path: impl AsRef<Path>) -> Result<Self> {
+        Ok(io::load_npz(path)?.into_iter().collect())
+    }
+
     /// The number of arrays.
     #[must_use]
     pub fn len(&self) -> usize {
