@@ -545,6 +545,22 @@ fn models_are_converted_there_and_back() -> Outcome {
     );
     assert!(bits(&dynamic) > bits(&three) && bits(&dynamic) < 5.2);
     assert!(perplexity(&at("dynamic")) < perplexity(&at("3")));
+    // Quantised as it is loaded, a model is what it is when it was converted.
+    let ask = |model: &Path, more: &[&str]| {
+        let base = [
+            "perplexity",
+            "--json",
+            "--file",
+            path(&text),
+            "--model",
+            path(model),
+        ];
+        let record: Value =
+            serde_json::from_str(&succeeds(&run(&[&base[..], more].concat()))).unwrap();
+        record["perplexity"].as_f64().unwrap()
+    };
+    let apart = ask(&model, &["--quantize", "8"]) / ask(&at("8"), &[]) - 1.0;
+    assert!(apart.abs() < 1e-4, "{apart}");
     // What cannot be made leaves nothing behind.
     fails(&convert(&model, &at("8"), &["-q"]), 2, "exists already");
     fails(

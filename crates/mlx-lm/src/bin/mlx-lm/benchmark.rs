@@ -11,7 +11,7 @@ use mlx_lm::cli::{Failure, Progress, Unit, interrupt_flag, write_out};
 use mlx_lm::{CancelFlag, Input, LanguageModel};
 use serde_json::{Value, json};
 
-use super::model::ModelArguments;
+use super::model::RunArguments;
 
 /// Arguments of `mlx-lm benchmark`.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ Prompts are random tokens, tokens are chosen greedily, and no token ends an answ
 before the counted ones warms up. Rates are medians; tokens of all sequences of a batch count.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    model: ModelArguments,
+    model: RunArguments,
     /// Tokens of each prompt; several lengths are measured one after the other
     #[arg(short, long, value_name = "N", num_args = 1.., default_values_t = [512])]
     prompt_tokens: Vec<usize>,

@@ -15,7 +15,7 @@ use mlx_lm::{CancelFlag, GenerateOptions, LoadedModel, Stats};
 
 use self::commands::Next;
 use self::input::{Input, Line};
-use super::model::ModelArguments;
+use super::model::RunArguments;
 use super::sampling::SamplingArguments;
 use super::template::TemplateArguments;
 
@@ -31,7 +31,7 @@ Ctrl-C stops the answer, Ctrl-D leaves. A line that ends in \\ goes on in the ne
 between two lines of three quotes are one message. /help lists the commands.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    model: ModelArguments,
+    model: RunArguments,
     /// Instructions that precede the conversation
     #[arg(long, visible_alias = "system-prompt", value_name = "TEXT")]
     system: Option<String>,

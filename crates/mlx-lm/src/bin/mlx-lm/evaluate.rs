@@ -11,7 +11,7 @@ use mlx_lm::{CancelFlag, GenerateOptions, LoadedModel};
 use serde_json::{Value, json};
 
 use super::lines::{Record, bad, read_records};
-use super::model::ModelArguments;
+use super::model::RunArguments;
 
 /// Arguments of `mlx-lm evaluate`.
 #[derive(Debug, Args)]
@@ -31,7 +31,7 @@ A task is a file with one JSON object a line, of one of two kinds:
 Choices are joined to the question with a space, unless one of them begins or ends with one.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    model: ModelArguments,
+    model: RunArguments,
     /// Files with tasks
     #[arg(short, long, value_name = "FILE", num_args = 1.., required = true)]
     task: Vec<PathBuf>,

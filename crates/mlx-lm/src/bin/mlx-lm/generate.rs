@@ -8,7 +8,7 @@ use mlx_lm::cli::{Failure, Progress, Unit, interrupt_flag, note, read_stdin, wri
 use mlx_lm::{CancelFlag, Error, Generation, LoadedModel, Stats};
 use serde_json::{Map, Value, json};
 
-use super::model::ModelArguments;
+use super::model::RunArguments;
 use super::sampling::SamplingArguments;
 use super::template::TemplateArguments;
 
@@ -20,11 +20,12 @@ Examples:
   mlx-lm generate --model models/qwen3-0.6b --prompt \"Write a haiku\" --temp 0.7 --seed 1
   mlx-lm generate --model model.gguf --prompt - --max-tokens 200 < question.txt
   mlx-lm generate --prompt \"Say hi\" --json | jq .text
+  mlx-lm generate --model org/name --quantize 4 --prompt \"Say hi\" --stop \"\\n\"
 
 Sampling values that are not given come from the model's generation_config.json.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    model: ModelArguments,
+    model: RunArguments,
     /// What to answer or continue; `-` reads standard input
     #[arg(short, long, value_name = "TEXT")]
     prompt: String,

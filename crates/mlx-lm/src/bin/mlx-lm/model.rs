@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use mlx_lm::cli::{Failure, Progress, Unit, default_model, find_model};
+use mlx_lm::load::QuantizeOptions;
 use mlx_lm::{CancelFlag, LoadedModel, Loader};
 
 /// The small real model that runs when none is named.
@@ -20,6 +21,27 @@ pub(crate) struct ModelArguments {
     revision: Option<String>,
 }
 
+/// Which model, and whether it is quantised as it is loaded.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Quantise dense weights to so many bits as they are loaded: 2, 3, 4, 5, 6 or 8
+    #[arg(long, value_name = "BITS")]
+    quantize: Option<i32>,
+}
+
+impl RunArguments {
+    /// Loads the model.
+    pub(crate) fn load(&self, quiet: bool, cancel: &CancelFlag) -> Result<LoadedModel, Failure> {
+        let options = self.quantize.map(QuantizeOptions::bits);
+        self.model.load_with(quiet, cancel, |loader| match options {
+            Some(options) => loader.quantize(options),
+            None => loader,
+        })
+    }
+}
+
 impl ModelArguments {
     /// Where the model is, fetched if need be.
     pub(crate) fn find(&self, quiet: bool, cancel: &CancelFlag) -> Result<PathBuf, Failure> {
@@ -29,12 +51,7 @@ impl ModelArguments {
         }
     }
 
-    /// Loads the model.
-    pub(crate) fn load(&self, quiet: bool, cancel: &CancelFlag) -> Result<LoadedModel, Failure> {
-        self.load_with(quiet, cancel, |loader| loader)
-    }
-
-    /// Loads the model with further settings.
+    /// Loads the model with these settings.
     pub(crate) fn load_with(
         &self,
         quiet: bool,

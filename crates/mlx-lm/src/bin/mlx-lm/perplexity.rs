@@ -10,7 +10,7 @@ use mlx_lm::evaluate::{Perplexity, likelihood};
 use serde_json::json;
 
 use super::lines::{Record, read_records};
-use super::model::ModelArguments;
+use super::model::RunArguments;
 
 /// Arguments of `mlx-lm perplexity`.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ A .jsonl file holds an object with the key \"text\" on each line; any other file
 The tokens of all texts are joined, BOS before each, and cut into sequences.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    model: ModelArguments,
+    model: RunArguments,
     /// The text; `-` reads standard input
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
