@@ -20,6 +20,7 @@ holds them.
 """
 
 import contextlib
+import datetime
 import json
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ import common
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import packings
 import tiny_checkpoint
 from lm_cases import CASES, config_of, text_config_of
 from mlx_lm.generate import generate_step
@@ -70,6 +72,7 @@ def build_torch(case, seed):
 
     config = text_config_of(case)
     model_type = config.pop("model_type")
+    config.pop("quantization_config", None)
     config = AutoConfig.for_model(model_type, **config, attn_implementation="eager")
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     rng = np.random.default_rng(seed)
@@ -81,11 +84,18 @@ def build_torch(case, seed):
         value = tiny_checkpoint.random_values(rng, name, tuple(tensor.shape), model_type)
         with torch.no_grad():
             tensor.copy_(torch.tensor(value, dtype=torch.float32).to(torch.bfloat16))
+    if case.packing:
+        model.packed = packings.pack(model, case.packing, seed)
     return model
 
 
 def write_published(folder, case, model):
     """The weights as transformers saves them, in bfloat16, below the wrapper's prefix if there is one."""
+    if case.packing:
+        from safetensors.torch import save_file
+
+        save_file(model.packed, folder / "model.safetensors", metadata={"format": "pt"})
+        return
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)
         weights = mx.load(str(Path(scratch) / "model.safetensors"))
@@ -176,8 +186,8 @@ def mlx_greedy(model, prompt, floor=0.0, count=NEW_TOKENS):
 def torch_model(case, folder):
     import torch
 
-    if case.wrap:
-        # transformers would build the other towers as well.
+    if case.wrap or case.packing:
+        # transformers would build the other towers as well, or ask for packages that unpack.
         return build_torch(case, case.seed)
     from transformers import AutoModelForCausalLM
 
@@ -308,7 +318,7 @@ def write_goldens(case, root, scratch):
         oracle=case.oracle,
         **({"weights": f"../{case.weights}"} if case.weights else {"seed": case.seed}),
         cache_invariant=case.cache_invariant,
-        **({"round_trip": True} if case.maker == "transformers" and case.cache_invariant and not case.weights else {}),
+        **({"round_trip": True} if case.maker == "transformers" and case.cache_invariant and not case.weights and not case.packing else {}),
         **chat,
         measured={"smallest_greedy_margin": round(margin, 4), "distinct_greedy_tokens": len(set(greedy)), **measured},
     )
@@ -343,6 +353,34 @@ def search_torch(case, attempts):
     print(case.path, "no seed", flush=True)
 
 
+PAGE = """# Language models
+
+Every architecture that `mlx-lm` loads, by the `model_type` of its `config.json`, with the tiny checkpoints that
+hold it to its original: logits of a whole prompt, the same token by token, in chunks and in a batch, and 40 or
+64 greedy tokens; most also quantised to 4 bits, written in shards and read again. A tolerance is the largest
+difference over the largest logit. `cargo xtask parity lm` makes the checkpoints and writes this page.
+
+Where mlx-lm departs from a model's own definition, transformers is the oracle; the note beside each case in
+`tests/fixtures/lm` says why.
+
+| model_type | case | oracle | dtype | tolerance |
+|---|---|---|---|---|
+"""
+
+
+def write_page(root, page):
+    """docs/MODELS.md: one line for each case that the fixtures hold."""
+    versions, lines = {}, []
+    for path in sorted(root.glob("*/*/note.json")):
+        note = json.loads(path.read_text())
+        versions |= note["upstream"]
+        model_type, case = path.parent.parts[-2:]
+        lines.append(f"| `{model_type}` | {case} | {note['oracle']} | {note['dtype']} | {note['tolerance']:g} |")
+    peers = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(PAGE + "\n".join(lines) + f"\n\nPeers: {peers}. Written {datetime.date.today()}.\n", encoding="utf-8")
+
+
 def generate(out, args):
     mx.set_default_device(mx.cpu)
     cases = [c for c in CASES if args.only in c.path]
@@ -357,6 +395,8 @@ def generate(out, args):
             write_case(case, root)
         for case in cases:
             write_goldens(case, root, scratch)
+    if not args.check:
+        write_page(root, out.parent.parent / "docs" / "MODELS.md")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import packings
 import tiny_checkpoint
 
 BASE = {
@@ -40,6 +41,8 @@ class Case:
     maker: str = "mlx-lm"
     # Before which key the text part of a multimodal checkpoint stands.
     wrap: str | None = None
+    # How the layers' matrices are packed, one of packings.py.
+    packing: str | None = None
     why: str = ""
     cache_invariant: bool = True
 
@@ -475,6 +478,26 @@ CASES += [
         },
     ),
 ]
+
+CASES += [
+    published(
+        "llama", name, seed=5, drop=(), packing=name, oracle="transformers",
+        why="a model of the matrices that the packed ones decode to",
+        config={"rope_theta": 10000.0, "tie_word_embeddings": True, "quantization_config": packings.PACKINGS[name][1]},
+    )
+    for name in packings.PACKINGS
+]
+CASES.append(
+    published(
+        "gpt_oss", "mxfp4", drop=(), packing="gpt-oss",
+        config={
+            "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"], "rope_theta": 150000.0,
+            "rope_scaling": YARN, "tie_word_embeddings": False, "attention_bias": True,
+            "quantization_config": {"quant_method": "mxfp4"},
+        },
+    )
+)
 
 # What stands inside a multimodal configuration, and its class in transformers.
 INNER = {"gemma3": "gemma3_text", "mistral3": "ministral3", "gemma4": "gemma4_text"}
