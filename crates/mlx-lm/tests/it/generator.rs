@@ -464,3 +464,31 @@ fn embeddings_take_the_place_of_tokens() -> Outcome {
     assert_eq!(alone(&loaded, request, &options)?, expected);
     Ok(())
 }
+
+#[test]
+fn a_conversation_begins_with_what_it_remembers() -> Outcome {
+    let folder = crate::support::checkpoint(&with(
+        config("llama"),
+        json!({ "max_position_embeddings": 4096 }),
+    ))?;
+    let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template)?;
+    let model = mlx_lm::load(folder.path())?;
+    let options = mlx_lm::GenerateOptions::default().max_tokens(6);
+    let mut chat = mlx_lm::generate::ChatSession::new(&model, &options);
+    let mut seen = String::new();
+    let (first, stats) = chat.send("Tell me of the sea.", |segment| {
+        seen.push_str(&segment.text)
+    })?;
+    assert_eq!(
+        (seen.as_str(), stats.generation_tokens),
+        (first.as_str(), 6)
+    );
+    let (second, _) = chat.send("And of the land?", |_| {})?;
+    assert_eq!(chat.reuse(), (1, 1));
+    assert_eq!(chat.messages().len(), 4);
+    // The same answer as without any memory of the first turn.
+    let fresh = model.chat(&chat.messages()[..3], &options)?.text()?;
+    assert_eq!(second, fresh);
+    Ok(())
+}

@@ -8,6 +8,7 @@
 
 mod cache;
 mod cache_batch;
+mod cache_file;
 mod cache_kinds;
 #[cfg(feature = "cli")]
 mod cli;
@@ -21,5 +22,6 @@ mod grammar;
 mod hub;
 mod load;
 mod sample;
+mod sample_formulae;
 mod support;
 mod text;
