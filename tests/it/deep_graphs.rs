@@ -72,3 +72,13 @@ fn a_chain_that_no_stack_can_hold_is_an_error() {
         assert_eq!(square(&[x]).unwrap()[0].item::<f32>().unwrap(), 6.0);
     });
 }
+
+#[test]
+fn printing_a_deep_graph_fits_a_small_stack_or_is_an_error() {
+    on_a_small_stack(|| {
+        let x = Array::scalar(2.0f32).unwrap();
+        let text = |length| mlx_transforms::Graph::new(&[&chain(&x, length).unwrap()]).text();
+        assert!(text(50_000).unwrap().len() > 50_000);
+        assert!(matches!(text(2_000_000), Err(Error::Unsupported(_))));
+    });
+}

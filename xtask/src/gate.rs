@@ -49,6 +49,7 @@ const STEPS: &[(&str, Action)] = &[
     ("codegen", Action::Xtask(&["codegen", "--check"])),
     ("tidy", Action::Xtask(&["tidy"])),
     ("bindgen", Action::Xtask(&["bindgen", "--check"])),
+    ("coverage", Action::Xtask(&["coverage"])),
     (
         "clippy",
         Action::Cargo(

@@ -368,6 +368,8 @@ int mlxs_custom_function(mlxs_closure* out, mlxs_closure closure, mlxs_hooks hoo
 /// How many calls deep MLX's recursive walks of the graph of `arrays` go. Stops counting nodes
 /// that it has seen, as those walks do.
 size_t mlxs_graph_depth(const mlxs_arrays* arrays);
+/// The same for adjacent handles.
+size_t mlxs_graph_depth_of(const mlxs_array* arrays, size_t n);
 
 // ---- compiled graphs, exported functions, graphs as text ----------------------------------
 

@@ -61,27 +61,12 @@ void store_both(
   store(second, std::move(results.second));
 }
 
-} // namespace
-
-shim::ClosureFailure::ClosureFailure(void* box) : box_(new void*(box), drop_failure) {}
-
-void* shim::ClosureFailure::take() const noexcept {
-  void* box = *box_;
-  *box_ = nullptr;
-  return box;
-}
-
-extern "C" {
-
-void mlxs_arrays_push(mlxs_arrays* out, const mlxs_array* a) {
-  out->values.push_back(ref(a));
-}
-
-size_t mlxs_graph_depth(const mlxs_arrays* arrays) {
+size_t graph_depth(const mx::array* arrays, size_t n) {
   size_t deepest = 0;
   std::unordered_set<std::uintptr_t> seen;
   std::vector<std::pair<const mx::array*, size_t>> stack;
-  for (const auto& output : arrays->values) {
+  for (size_t i = 0; i < n; ++i) {
+    const auto& output = arrays[i];
     if (seen.insert(output.id()).second) {
       stack.emplace_back(&output, 0);
     }
@@ -102,6 +87,30 @@ size_t mlxs_graph_depth(const mlxs_arrays* arrays) {
     }
   }
   return deepest;
+}
+
+} // namespace
+
+shim::ClosureFailure::ClosureFailure(void* box) : box_(new void*(box), drop_failure) {}
+
+void* shim::ClosureFailure::take() const noexcept {
+  void* box = *box_;
+  *box_ = nullptr;
+  return box;
+}
+
+extern "C" {
+
+void mlxs_arrays_push(mlxs_arrays* out, const mlxs_array* a) {
+  out->values.push_back(ref(a));
+}
+
+size_t mlxs_graph_depth(const mlxs_arrays* arrays) {
+  return graph_depth(arrays->values.data(), arrays->values.size());
+}
+
+size_t mlxs_graph_depth_of(const mlxs_array* arrays, size_t n) {
+  return graph_depth(reinterpret_cast<const mx::array*>(arrays), n);
 }
 
 void mlxs_axes_push(mlxs_axes* out, int32_t axis) {

@@ -811,6 +811,11 @@ unsafe extern "C" {
     #[link_name = "\u{1}mlxs_graph_depth"]
     pub fn graph_depth(arrays: *const arrays) -> usize;
 }
+unsafe extern "C" {
+    /// The same for adjacent handles.
+    #[link_name = "\u{1}mlxs_graph_depth_of"]
+    pub fn graph_depth_of(arrays: *const array, n: usize) -> usize;
+}
 /** Keeps a thread's cache of compiled graphs alive, so that its end, and what it holds, can be
  timed by the caller: MLX itself frees it when the thread ends, outside any lock.*/
 #[repr(C)]

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_char, c_void};
 
-use mlx_core::{Array, Result};
+use mlx_core::{Array, Error, Result, ffi};
 
 use super::run;
 
@@ -28,22 +28,34 @@ pub(crate) fn write_graph(
     let pointers: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
     let arrays: Vec<Array> = names.iter().map(|(_, array)| array.clone()).collect();
     let mut out = Vec::new();
-    run("print_graph", outputs, |error| {
-        // SAFETY: arrays and NUL-terminated names with their true counts; `write` is called during
-        // this call only, with `out` as its context.
-        unsafe {
-            mlx_sys::graph_write(
-                dot,
-                outputs.as_ptr().cast(),
-                outputs.len(),
-                pointers.as_ptr(),
-                arrays.as_ptr().cast(),
-                arrays.len(),
-                (&raw mut out).cast(),
-                Some(write),
-                error,
-            )
+    ffi::deep(|| {
+        let depth = {
+            let _guard = ffi::enter();
+            // SAFETY: live handles with their true count.
+            unsafe { mlx_sys::graph_depth_of(outputs.as_ptr().cast(), outputs.len()) }
+        };
+        if !ffi::fits(depth) {
+            return Err(Error::Unsupported(format!(
+                "print_graph: a chain of {depth} operations is more than MLX can follow"
+            )));
         }
+        run("print_graph", outputs, |error| {
+            // SAFETY: arrays and NUL-terminated names with their true counts; `write` is called during
+            // this call only, with `out` as its context.
+            unsafe {
+                mlx_sys::graph_write(
+                    dot,
+                    outputs.as_ptr().cast(),
+                    outputs.len(),
+                    pointers.as_ptr(),
+                    arrays.as_ptr().cast(),
+                    arrays.len(),
+                    (&raw mut out).cast(),
+                    Some(write),
+                    error,
+                )
+            }
+        })
     })?;
     Ok(out)
 }
