@@ -580,7 +580,7 @@ int mlxs_slice_update(mlxs_array* out, const mlxs_array* a_, const mlxs_array* u
     const auto stop = shim::shape(stop_, stop_len);
     const auto strides = shim::shape(strides_, strides_len);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::slice_update(a, update, start, stop, strides, s));
+    store(out, shim::cpu::slice_update(a, update, start, stop, strides, s));
   });
 }
 
@@ -1183,7 +1183,7 @@ int mlxs_softmax(mlxs_array* out, const mlxs_array* a_, const int32_t* axes_, si
     const auto axes = shim::ints(axes_, axes_len);
     const auto precise = precise_;
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::softmax(a, axes, precise, s));
+    store(out, shim::cpu::softmax(a, axes, precise, s));
   });
 }
 
@@ -2029,7 +2029,7 @@ int mlxs_fast_rms_norm(mlxs_array* out, const mlxs_array* x_, const mlxs_array* 
     const auto weight = shim::opt(weight_);
     const auto eps = eps_;
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::fast::rms_norm(x, weight, eps, s));
+    store(out, shim::cpu::rms_norm(x, weight, eps, s));
   });
 }
 
@@ -2040,7 +2040,16 @@ int mlxs_fast_layer_norm(mlxs_array* out, const mlxs_array* x_, const mlxs_array
     const auto bias = shim::opt(bias_);
     const auto eps = eps_;
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::fast::layer_norm(x, weight, bias, eps, s));
+    store(out, shim::cpu::layer_norm(x, weight, bias, eps, s));
+  });
+}
+
+int mlxs_fast_swiglu(mlxs_array* out, const mlxs_array* gate_, const mlxs_array* x_, mlxs_stream stream_, mlxs_error* error) {
+  return guard(error, [&] {
+    const auto& gate = ref(gate_);
+    const auto& x = ref(x_);
+    [[maybe_unused]] auto s = stream(stream_);
+    store(out, shim::cpu::swiglu(gate, x, s));
   });
 }
 
@@ -2063,7 +2072,7 @@ int mlxs_fast_rope(mlxs_array* out, const mlxs_array* x_, int32_t dims_, bool tr
     const auto offset = offset_;
     const auto freqs = shim::opt(freqs_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::fast::rope(x, dims, traditional, base, scale, offset, freqs, s));
+    store(out, shim::cpu::rope(x, dims, traditional, base, scale, offset, freqs, s));
   });
 }
 
@@ -2077,7 +2086,7 @@ int mlxs_fast_rope_offsets(mlxs_array* out, const mlxs_array* x_, int32_t dims_,
     const auto& offset = ref(offset_);
     const auto freqs = shim::opt(freqs_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::fast::rope(x, dims, traditional, base, scale, offset, freqs, s));
+    store(out, shim::cpu::rope(x, dims, traditional, base, scale, offset, freqs, s));
   });
 }
 
@@ -2092,7 +2101,7 @@ int mlxs_fast_scaled_dot_product_attention(mlxs_array* out, const mlxs_array* qu
     const auto sinks = shim::opt(sinks_);
     const auto force_fused = force_fused_;
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::fast::scaled_dot_product_attention(queries, keys, values, scale, mask_mode, mask, sinks, force_fused, s));
+    store(out, shim::cpu::scaled_dot_product_attention(queries, keys, values, scale, mask_mode, mask, sinks, force_fused, s));
   });
 }
 

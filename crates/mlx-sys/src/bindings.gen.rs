@@ -3329,6 +3329,16 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_fast_swiglu"]
+    pub fn fast_swiglu(
+        out: *mut array,
+        gate_: *const array,
+        x_: *const array,
+        stream_: stream,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
     #[link_name = "\u{1}mlxs_fast_cross_entropy"]
     pub fn fast_cross_entropy(
         out: *mut array,

@@ -569,6 +569,13 @@ impl Array {
         ops::fast::layer_norm(self, weight, bias, eps)
     }
 
+    /// See [`ops::fast::swiglu`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn swiglu(&self, x: &Array) -> Result<Array> {
+        ops::fast::swiglu(self, x)
+    }
+
     /// See [`ops::fast::cross_entropy`].
     #[inline]
     #[allow(clippy::missing_errors_doc)]

@@ -2904,6 +2904,17 @@ pub(crate) fn fast_layer_norm(
 }
 
 #[allow(clippy::too_many_arguments)]
+pub(crate) fn fast_swiglu(gate: &Array, x: &Array) -> Result<Array> {
+    // SAFETY: see the module docs.
+    one(
+        "fast_swiglu",
+        &[gate, x],
+        Stream::Current,
+        |out, s, error| unsafe { mlx_sys::fast_swiglu(out, gate.as_raw(), x.as_raw(), s, error) },
+    )
+}
+
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn fast_cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
     // SAFETY: see the module docs.
     one(

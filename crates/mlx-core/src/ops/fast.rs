@@ -1,4 +1,4 @@
-//! Fused operations: one kernel on a GPU, a short graph on the CPU.
+//! Fused operations: one kernel on a GPU and, with few exceptions, on the CPU.
 
 use super::checked;
 use crate::ffi::ops as ffi;
@@ -25,6 +25,24 @@ pub fn layer_norm(
     eps: f32,
 ) -> Result<Array> {
     ffi::fast_layer_norm(x, weight, bias, eps)
+}
+
+/// The gated activation of llama-like models, `x · gate · sigmoid(gate)`, element by element.
+///
+/// "GLU Variants Improve Transformer", 2020. The result has the promoted dtype and shape.
+///
+/// ```
+/// # use mlx_core::{Array, ops::fast::swiglu};
+/// let gate = Array::from_slice::<f32>(&[0.0, 100.0], &[2])?;
+/// let x = Array::from_slice::<f32>(&[3.0, 0.5], &[2])?;
+/// assert_eq!(swiglu(&gate, &x)?.to_vec::<f32>()?, [0.0, 50.0]);
+/// # Ok::<(), mlx_core::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Op`] if the shapes cannot be broadcast.
+pub fn swiglu(gate: &Array, x: &Array) -> Result<Array> {
+    ffi::fast_swiglu(gate, x)
 }
 
 /// Cross entropy of class ids: logits `[.., C]` and targets `[..]` give losses `[..]`.

@@ -276,7 +276,7 @@ fn assert_close(got: &Array, want: &Array, tolerance: f32, what: &str) {
 
 fn tolerance(dtype: Dtype) -> f32 {
     match dtype {
-        Dtype::Float32 => 2e-5,
+        Dtype::Float32 => 4e-5, // Vectors have 16 bits in integer products.
         Dtype::Float16 => 1e-3,
         _ => 8e-3, // one rounding of eight bits
     }
@@ -361,7 +361,7 @@ fn quantized_products_take_strided_broadcast_and_batched_rows() {
         assert_close(
             &ours,
             &stock_quantized(&x, &q.weight, &q.scales, &biases, layout),
-            2e-5,
+            4e-5,
             what,
         );
     }
@@ -372,7 +372,7 @@ fn quantized_products_take_strided_broadcast_and_batched_rows() {
     assert_close(
         &ours,
         &stock_quantized(&x, &w, &s, &b, layout),
-        2e-5,
+        4e-5,
         "rows of the matrix",
     );
 }
@@ -463,14 +463,15 @@ fn half_products_that_do_not_fit_fail_as_before() {
 #[test]
 fn every_set_of_kernels_passes_these_tests() {
     let program = std::env::current_exe().unwrap();
-    for kernels in ["portable", "avx2", "off"] {
+    for kernels in ["portable", "avx2", "avx512", "off"] {
         let output = std::process::Command::new(&program)
-            .args(["cpu_kernels::", "--skip", "every_set_of_kernels"])
+            .args(["cpu_", "--skip", "every_set_of_kernels"])
             .env("MLX_CPU_KERNELS", kernels)
             .output()
             .unwrap();
         let report = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{kernels}: {report}");
         assert!(report.contains("quantized_products_equal_mlx"), "{report}");
+        assert!(report.contains("attention_follows_its_formula"), "{report}");
     }
 }

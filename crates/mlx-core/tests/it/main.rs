@@ -6,6 +6,7 @@
     clippy::cast_possible_truncation
 )]
 
+mod cpu_fused;
 mod cpu_kernels;
 mod ergonomics;
 mod errors;

@@ -183,5 +183,5 @@ activations! {
 /// # Errors
 /// [`Error::Core`](crate::Error::Core) if the shapes cannot be broadcast.
 pub fn swiglu(gate: &Array, x: &Array) -> Result<Array> {
-    Ok(multiply(&silu(gate)?, x)?)
+    Ok(ops::fast::swiglu(gate, x)?)
 }

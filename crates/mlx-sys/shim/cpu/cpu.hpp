@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "mlx/mlx.h"
 
@@ -21,5 +22,34 @@ mx::array quantized_matmul(
     const mx::array& x, const mx::array& w, const mx::array& scales,
     const std::optional<mx::array>& biases, bool transpose, std::optional<int> group_size,
     std::optional<int> bits, const std::string& mode, mx::Stream s);
+
+mx::array rms_norm(
+    const mx::array& x, const std::optional<mx::array>& weight, float eps, mx::Stream s);
+
+mx::array layer_norm(
+    const mx::array& x, const std::optional<mx::array>& weight,
+    const std::optional<mx::array>& bias, float eps, mx::Stream s);
+
+mx::array softmax(const mx::array& a, const std::vector<int>& axes, bool precise, mx::Stream s);
+
+/// x · gate · sigmoid(gate).
+mx::array swiglu(const mx::array& gate, const mx::array& x, mx::Stream s);
+
+mx::array rope(
+    const mx::array& x, int dims, bool traditional, std::optional<float> base, float scale,
+    const mx::array& offset, const std::optional<mx::array>& freqs, mx::Stream s);
+
+mx::array rope(
+    const mx::array& x, int dims, bool traditional, std::optional<float> base, float scale,
+    int offset, const std::optional<mx::array>& freqs, mx::Stream s);
+
+mx::array scaled_dot_product_attention(
+    const mx::array& queries, const mx::array& keys, const mx::array& values, float scale,
+    const std::string& mask_mode, const std::optional<mx::array>& mask,
+    const std::optional<mx::array>& sinks, bool force_fused, mx::Stream s);
+
+mx::array slice_update(
+    const mx::array& a, const mx::array& update, const mx::Shape& start, const mx::Shape& stop,
+    const mx::Shape& strides, mx::Stream s);
 
 } // namespace shim::cpu

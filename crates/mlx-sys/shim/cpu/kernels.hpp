@@ -28,6 +28,35 @@ struct QuantizedDot {
   float* scratch; // `scratch_floats` of them
 };
 
+/// The same with vectors arranged as integers: see `IntegerKernels::dot`.
+struct IntegerDot {
+  const std::uint32_t* weights; // first row
+  std::size_t words; // of one row
+  const void* scales; // first row
+  const void* biases;
+  Float scale_type;
+  std::size_t groups; // of one row
+  std::size_t group;
+  int bits;
+  const void* x; // arranged by `arrange`
+  std::size_t x_stride; // bytes
+  const float* sums; // of each group of x, `groups` apart
+  std::size_t m; // vectors
+  float* out; // out[i * out_stride + row]
+  std::size_t out_stride;
+  std::size_t rows;
+};
+
+/// Products with quantised matrices of 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128.
+struct IntegerKernels {
+  /// Bytes of an arranged vector of `k` elements; a multiple of 64.
+  std::size_t (*arranged_bytes)(std::size_t k, int bits);
+  /// Also writes the sum of each group.
+  void (*arrange)(
+      void* out, float* sums, const float* x, std::size_t k, int bits, std::size_t group);
+  void (*dot)(const IntegerDot&);
+};
+
 struct Kernels {
   const char* name;
   /// Rows and columns of the block that `block` computes.
@@ -37,6 +66,8 @@ struct Kernels {
 
   void (*to_f32)(float* out, const void* in, Float type, std::size_t n);
   void (*from_f32)(void* out, const float* in, Float type, std::size_t n);
+  /// Rounds to what the type can hold.
+  void (*round_to)(float* x, Float type, std::size_t n);
   /// c[mr][nr] (+)= a × b, where `a` is stored as [k][mr] and `b` as [k][nr].
   void (*block)(
       const float* a, const float* b, float* c, std::size_t ldc, std::size_t k, bool accumulate);
@@ -52,6 +83,39 @@ struct Kernels {
   void (*dequantize)(
       float* out, const std::uint32_t* row, const float* scales, const float* biases, int group,
       int bits, std::size_t from, std::size_t n);
+
+  void (*multiply)(float* out, const float* a, const float* b, std::size_t n);
+
+  // Of one row of `n` floats; `out` may be `x`.
+  /// The weight may be null.
+  void (*rms_norm)(float* out, const float* x, const float* w, std::size_t n, float eps);
+  /// Weight and bias may be null.
+  void (*layer_norm)(
+      float* out, const float* x, const float* w, const float* b, std::size_t n, float eps);
+  /// The sink, which may be null, takes its share and is not written.
+  void (*softmax)(float* out, const float* x, std::size_t n, const float* sink);
+  /// x · gate / (1 + e^-gate).
+  void (*swiglu)(float* out, const float* gate, const float* x, std::size_t n);
+  void (*sigmoid)(float* out, const float* x, std::size_t n);
+  /// Turns `half` pairs: of neighbours if traditional, else of elements `half` apart.
+  void (*rotate)(
+      float* out, const float* x, const float* cosines, const float* sines, std::size_t half,
+      bool traditional);
+
+  // Attention of one query to rows that lie `stride` elements apart.
+  /// out[s] = q · row s of `keys`, for n rows of d elements.
+  void (*scores)(
+      float* out, const float* q, const void* keys, Float type, std::size_t stride, std::size_t n,
+      std::size_t d);
+  /// out = Σ p[s] · row s of `values`.
+  void (*weighted)(
+      float* out, const float* p, const void* values, Float type, std::size_t stride,
+      std::size_t n, std::size_t d);
+
+  /// For each of `nr` columns of scores [n][nr]: e^(score − largest) in place, and into `scales`
+  /// one over their sum. Column i takes part in the first `seen + i` rows, and is zero after.
+  void (*softmax_columns)(
+      float* scores, std::size_t n, std::size_t seen, const float* sink, float* scales);
 };
 
 /// Floats that an arranged vector of `k` elements needs, for the widest vectors and any bits.
@@ -68,5 +132,6 @@ inline std::size_t scratch_floats(std::size_t groups) {
 extern const Kernels* const kernels_avx512;
 extern const Kernels* const kernels_avx2;
 extern const Kernels* const kernels_portable;
+extern const IntegerKernels* const integer_vnni;
 
 } // namespace shim::cpu

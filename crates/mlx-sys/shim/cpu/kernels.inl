@@ -527,9 +527,13 @@ void dequantize(
   }
 }
 
+#include "kernels_rows.inl"
+
 constexpr Kernels table = {
-    LEVEL, MR,  NR,  W,       to_f32,        from_f32,
-    block, dot, arrange, quantized_dot, dequantize,
+    LEVEL,   MR,      NR,       W,        to_f32,     from_f32,   round_to,
+    block,   dot,     arrange,  quantized_dot,        dequantize, multiply,
+    rms_norm, layer_norm,       softmax,  swiglu,     sigmoid,    rotate,
+    scores,  weighted, softmax_columns,
 };
 
 } // namespace

@@ -10,6 +10,31 @@
 namespace shim::cpu {
 namespace {
 
+/// How often to look for a change before going to sleep. Waking a thread takes longer than most
+/// kernels of a decode step, and the next one is near.
+constexpr int patience = 4000;
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+/// The value of `a` once it differs from `old`.
+template <typename T>
+T changed(const std::atomic<T>& a, T old) {
+  for (int i = 0; i < patience; ++i) {
+    if (const T now = a.load(std::memory_order_acquire); now != old) {
+      return now;
+    }
+    pause();
+  }
+  a.wait(old, std::memory_order_acquire);
+  return a.load(std::memory_order_acquire);
+}
+
 /// Threads that sleep between kernels. It lives as long as the process: a thread of MLX may still
 /// compute while static objects are destroyed.
 class Pool {
@@ -40,9 +65,8 @@ class Pool {
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
     work(0);
-    for (auto left = working_.load(std::memory_order_acquire); left != 0;
-         left = working_.load(std::memory_order_acquire)) {
-      working_.wait(left, std::memory_order_acquire);
+    for (auto left = working_.load(std::memory_order_acquire); left != 0;) {
+      left = changed(working_, left);
     }
   }
 
@@ -66,8 +90,7 @@ class Pool {
   void serve(std::size_t me) {
     std::uint32_t seen = 0;
     for (;;) {
-      generation_.wait(seen, std::memory_order_acquire);
-      seen = generation_.load(std::memory_order_acquire);
+      seen = changed(generation_, seen);
       work(me);
       if (working_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         working_.notify_one();

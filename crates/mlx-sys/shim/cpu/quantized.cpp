@@ -13,6 +13,11 @@ struct Layout {
 /// Rows of `x` up to which each row of the matrix is unpacked once for all of them in registers.
 constexpr std::size_t few_rows = 8;
 
+/// The kernels in integers, where rows are long enough for them to pay.
+const IntegerKernels* integers_for(std::size_t inner) {
+  return inner >= 256 ? integer_kernels() : nullptr;
+}
+
 /// x · wᵀ for affine quantised `w`; the operands are in order.
 struct Task {
   const Kernels* k;
@@ -36,8 +41,11 @@ struct Task {
   }
 
   // Few rows: [arranged x][sums of groups][per thread: scratch of the kernel].
-  static std::size_t few_floats(std::size_t m, std::size_t inner, int group) {
-    const std::size_t groups = inner / group;
+  static std::size_t few_floats(std::size_t m, std::size_t inner, Layout layout) {
+    const std::size_t groups = inner / layout.group;
+    if (const auto* integers = integers_for(inner)) {
+      return m * integers->arranged_bytes(inner, layout.bits) / sizeof(float) + inner + m * groups;
+    }
     return m * arranged_floats(inner) + inner + m * groups + threads() * scratch_floats(groups);
   }
 
@@ -89,6 +97,54 @@ struct Task {
         k->from_f32(
             static_cast<char*>(out) + (i * n + first) * out_size, results + i * rows, out_type,
             count);
+      }
+    });
+  }
+
+  // The same in integers: [arranged x][one x][sums of groups].
+  void few_integers(const IntegerKernels* integers) const {
+    const std::size_t stride = integers->arranged_bytes(inner, layout.bits);
+    auto* arranged = reinterpret_cast<char*>(memory);
+    float* line = memory + m * stride / sizeof(float);
+    float* sums = line + inner;
+    for (std::size_t i = 0; i < m; ++i) {
+      const char* row = static_cast<const char*>(x) + i * inner * float_size(x_type);
+      const float* values = line;
+      if (x_type == Float::f32) {
+        values = reinterpret_cast<const float*>(row);
+      } else {
+        k->to_f32(line, row, x_type, inner);
+      }
+      integers->arrange(
+          arranged + i * stride, sums + i * groups(), values, inner, layout.bits, layout.group);
+    }
+    constexpr std::size_t rows = 32;
+    for_each((n + rows - 1) / rows, m * n * inner >= parallel_from, [&](std::size_t task, std::size_t) {
+      const std::size_t first = task * rows;
+      const std::size_t count = std::min(rows, n - first);
+      float results[few_rows * rows];
+      const std::size_t at = first * groups() * float_size(scale_type);
+      integers->dot(IntegerDot{
+          .weights = w + first * words(),
+          .words = words(),
+          .scales = static_cast<const char*>(scales) + at,
+          .biases = static_cast<const char*>(biases) + at,
+          .scale_type = scale_type,
+          .groups = groups(),
+          .group = static_cast<std::size_t>(layout.group),
+          .bits = layout.bits,
+          .x = arranged,
+          .x_stride = stride,
+          .sums = sums,
+          .m = m,
+          .out = results,
+          .out_stride = rows,
+          .rows = count,
+      });
+      for (std::size_t i = 0; i < m; ++i) {
+        k->from_f32(
+            static_cast<char*>(out) + (i * n + first) * float_size(out_type), results + i * rows,
+            out_type, count);
       }
     });
   }
@@ -170,8 +226,14 @@ class QuantizedProduct : public mx::UnaryPrimitive {
         .memory = nullptr,
     };
     if (task.m <= few_rows) {
-      task.memory = scratch(encoder, Task::few_floats(task.m, inner, layout_.group));
-      encoder.dispatch([task] { task.few(); });
+      task.memory = scratch(encoder, Task::few_floats(task.m, inner, layout_));
+      encoder.dispatch([task] {
+        if (const auto* integers = integers_for(task.inner)) {
+          task.few_integers(integers);
+        } else {
+          task.few();
+        }
+      });
     } else {
       const ProductPlan plan(task.k, task.m, task.n, inner);
       task.memory = scratch(encoder, Task::many_floats(plan, task.groups()));

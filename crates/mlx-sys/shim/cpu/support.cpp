@@ -69,6 +69,21 @@ const Kernels* kernels() {
   return chosen;
 }
 
+const IntegerKernels* integer_kernels() {
+  static const IntegerKernels* const chosen = []() -> const IntegerKernels* {
+#if defined(__x86_64__)
+    const char* setting = std::getenv("MLX_CPU_KERNELS");
+    const bool floats = setting != nullptr && std::strcmp(setting, "avx512") == 0;
+    if (!floats && kernels() == kernels_avx512 && kernels_avx512 != nullptr &&
+        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) {
+      return integer_vnni;
+    }
+#endif
+    return nullptr;
+  }();
+  return chosen;
+}
+
 float* scratch(mx::cpu::CommandEncoder& encoder, std::size_t floats) {
   if (floats > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
     throw std::bad_alloc();

@@ -16,6 +16,9 @@ const Kernels* kernels();
 /// Whether this thread is recording a graph for a file, which can hold MLX's own primitives only.
 bool& stock_only();
 
+/// Those in integers; null where the processor or the setting has none.
+const IntegerKernels* integer_kernels();
+
 /// Whether an operation on this stream may use them.
 inline const Kernels* kernels_for(const mx::Stream& s) {
   return s.device == mx::Device::cpu && !stock_only() ? kernels() : nullptr;
@@ -46,5 +49,8 @@ mx::array in_order(mx::cpu::CommandEncoder& encoder, const mx::array& a);
 
 /// Work below which waking the other threads takes longer than doing it alone, in multiplications.
 constexpr std::size_t parallel_from = 1 << 17;
+
+/// The same in elements of a row-wise operation.
+constexpr std::size_t parallel_elements = 1 << 15;
 
 } // namespace shim::cpu
