@@ -1,5 +1,6 @@
 //! `cargo xtask codegen`: the shim's op functions and their Rust callers from one table.
 
+mod calls;
 mod methods;
 mod ops;
 mod table;
@@ -36,6 +37,10 @@ pub fn run(args: &Args) -> Result<()> {
             "crates/mlx-core/src/array/methods.gen.rs",
             rustfmt(&methods::generate(&root.join("crates/mlx-core/src/ops"))?)?,
         ),
+        (
+            "crates/mlx-core/tests/it/calls/calls.gen.rs",
+            rustfmt(&calls::generate(&root.join("crates/mlx-core/src"))?)?,
+        ),
     ];
     let mut stale = Vec::new();
     for (path, content) in outputs {
@@ -62,6 +67,17 @@ pub fn run(args: &Args) -> Result<()> {
 fn workspace_root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+/// The Rust files directly in a folder, in order.
+fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .with_context(|| format!("read {}", folder.display()))?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    files.sort();
+    Ok(files)
 }
 
 /// Generated Rust passes `cargo fmt --check` like any other.

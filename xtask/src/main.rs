@@ -23,6 +23,7 @@ mod doctor;
 )]
 #[path = "../../crates/mlx-sys/src/vendor.rs"]
 mod fetch;
+mod fuzz;
 mod gate;
 mod matrix;
 mod metadata;
@@ -61,6 +62,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Regenerate golden files from the Python peers, in a private virtual environment
     Parity(parity::Args),
+    /// Call every op with hostile arguments, a hundred thousand times
+    Fuzz(fuzz::Args),
     /// Regenerate the code that the op table drives
     Codegen(codegen::Args),
     /// Compare the public names of MLX with ours
@@ -90,6 +93,7 @@ impl Command {
             Self::Matrix(args) => matrix::run(args),
             Self::Doctor(args) => doctor::run(args),
             Self::Parity(args) => parity::run(args),
+            Self::Fuzz(args) => fuzz::run(args),
             Self::Codegen(args) => codegen::run(args),
             Self::Coverage(args) => coverage::run(args),
             Self::Bindgen(args) => bindgen::run(args),

@@ -8,6 +8,8 @@
 
 #include <dlfcn.h>
 
+#include <cstdint>
+#include <cstdlib>
 #include <new>
 
 #include "mlx/allocator.h"
@@ -22,6 +24,16 @@ class Checked : public Allocator {
   explicit Checked(Allocator& inner) : inner_(inner) {}
 
   Buffer malloc(size_t size) override {
+    // MLX counts the bytes of a refused request as in use, and evaluation waits for ever once they
+    // exceed its limit. A request that may be refused is therefore tried on the system first.
+    constexpr size_t large = size_t{1} << 28;
+    if (size >= large) {
+      void* probe = size > PTRDIFF_MAX / 2 ? nullptr : std::malloc(size + sizeof(size_t));
+      if (probe == nullptr) {
+        throw std::bad_alloc();
+      }
+      std::free(probe);
+    }
     auto buffer = inner_.malloc(size);
     if (buffer.ptr() == nullptr && size > 0) {
       throw std::bad_alloc();

@@ -1,6 +1,8 @@
 // Conversions between the C ABI's plain values and MLX's types.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -158,11 +160,33 @@ inline mx::fft::FFTNorm fftnorm(int32_t code) {
   }
 }
 
+/// Refuses shapes that MLX computes without looking: it multiplies dimensions in words that wrap,
+/// so a result larger than memory can have is described as small.
+inline void check_size(const mx::array& a) {
+  // Room for the bytes of an element, and for sums of sizes.
+  constexpr uint64_t most = uint64_t{1} << 56;
+  uint64_t size = 1;
+  for (auto dim : a.shape()) {
+    if (dim < 0) {
+      throw std::invalid_argument("the result would have a negative dimension");
+    }
+    const auto length = static_cast<uint64_t>(std::max(dim, 1));
+    if (size > most / length) {
+      throw std::invalid_argument("the result would be larger than any memory");
+    }
+    size *= length;
+  }
+}
+
 inline void store(mlxs_array* out, mx::array&& a) {
+  check_size(a);
   new (out) mx::array(std::move(a));
 }
 
 inline void store(mlxs_array_list* out, std::vector<mx::array>&& arrays) {
+  for (const auto& a : arrays) {
+    check_size(a);
+  }
   out->len = arrays.size();
   out->data = static_cast<mlxs_array*>(::operator new(sizeof(mlxs_array) * arrays.size()));
   for (size_t i = 0; i < arrays.size(); ++i) {
@@ -172,11 +196,15 @@ inline void store(mlxs_array_list* out, std::vector<mx::array>&& arrays) {
 
 /// Two results at `out[0]` and `out[1]`.
 inline void store_pair(mlxs_array* out, std::pair<mx::array, mx::array>&& p) {
+  check_size(p.first);
+  check_size(p.second);
   new (&out[0]) mx::array(std::move(p.first));
   new (&out[1]) mx::array(std::move(p.second));
 }
 
 inline void store_pair(mlxs_array* out, std::tuple<mx::array, mx::array>&& p) {
+  check_size(std::get<0>(p));
+  check_size(std::get<1>(p));
   new (&out[0]) mx::array(std::move(std::get<0>(p)));
   new (&out[1]) mx::array(std::move(std::get<1>(p)));
 }

@@ -1166,17 +1166,6 @@ int mlxs_argmax_axis(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool 
   });
 }
 
-int mlxs_trace(mlxs_array* out, const mlxs_array* a_, int32_t offset_, int32_t axis1_, int32_t axis2_, mlxs_stream stream_, mlxs_error* error) {
-  return guard(error, [&] {
-    const auto& a = ref(a_);
-    const auto offset = offset_;
-    const auto axis1 = axis1_;
-    const auto axis2 = axis2_;
-    [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::trace(a, offset, axis1, axis2, s));
-  });
-}
-
 int mlxs_softmax(mlxs_array* out, const mlxs_array* a_, const int32_t* axes_, size_t axes_len, bool precise_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
     const auto& a = ref(a_);

@@ -122,7 +122,6 @@ int mlxs_argmin(mlxs_array* out, const mlxs_array* a_, bool keepdims_, mlxs_stre
 int mlxs_argmin_axis(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool keepdims_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_argmax(mlxs_array* out, const mlxs_array* a_, bool keepdims_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_argmax_axis(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool keepdims_, mlxs_stream stream_, mlxs_error* error);
-int mlxs_trace(mlxs_array* out, const mlxs_array* a_, int32_t offset_, int32_t axis1_, int32_t axis2_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_softmax(mlxs_array* out, const mlxs_array* a_, const int32_t* axes_, size_t axes_len, bool precise_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_cumsum(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_cumprod(mlxs_array* out, const mlxs_array* a_, int32_t axis_, bool reverse_, bool inclusive_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error);

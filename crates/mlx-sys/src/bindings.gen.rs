@@ -2336,18 +2336,6 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[link_name = "\u{1}mlxs_trace"]
-    pub fn trace(
-        out: *mut array,
-        a_: *const array,
-        offset_: i32,
-        axis1_: i32,
-        axis2_: i32,
-        stream_: stream,
-        error: *mut error,
-    ) -> ::core::ffi::c_int;
-}
-unsafe extern "C" {
     #[link_name = "\u{1}mlxs_softmax"]
     pub fn softmax(
         out: *mut array,

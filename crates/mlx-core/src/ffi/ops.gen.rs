@@ -1670,14 +1670,6 @@ pub(crate) fn argmax_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array>
 }
 
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn trace(a: &Array, offset: i32, axis1: i32, axis2: i32) -> Result<Array> {
-    // SAFETY: see the module docs.
-    one("trace", &[a], Stream::Current, |out, s, error| unsafe {
-        mlx_sys::trace(out, a.as_raw(), offset, axis1, axis2, s, error)
-    })
-}
-
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn softmax(a: &Array, axes: &[i32], precise: bool) -> Result<Array> {
     // SAFETY: see the module docs.
     one("softmax", &[a], Stream::Current, |out, s, error| unsafe {

@@ -225,5 +225,16 @@ pub fn gated_delta_update(
     initial_state: Option<&Array>,
     mask: Option<&Array>,
 ) -> Result<Vec<Array>> {
+    for (name, array) in [("queries", queries), ("keys", keys), ("values", values)] {
+        if array.ndim() != 4 || array.size() == 0 {
+            return Err(Error::shape(
+                "gated_delta_update",
+                format!(
+                    "{name} must be [B, L, H, D] and not empty, found {:?}",
+                    array.shape()
+                ),
+            ));
+        }
+    }
     ffi::fast_gated_delta_update(queries, keys, values, gates, beta, initial_state, mask)
 }

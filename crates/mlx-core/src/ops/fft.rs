@@ -331,6 +331,18 @@ pub fn istft(
     length: Option<i32>,
 ) -> Result<Array> {
     options.check("istft", n_fft)?;
+    // MLX records an addition for each hop within a frame.
+    const MOST_OVERLAP: i32 = 1 << 12;
+    let points = n_fft.unwrap_or(a.dim(-1)?.saturating_mul(2));
+    if options
+        .hop_length
+        .is_some_and(|hop| points / hop.max(1) > MOST_OVERLAP)
+    {
+        return Err(Error::shape(
+            "istft",
+            format!("more than {MOST_OVERLAP} frames of {points} points overlap"),
+        ));
+    }
     ffi::fft_istft(
         a,
         n_fft,

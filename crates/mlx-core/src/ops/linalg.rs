@@ -44,6 +44,10 @@ pub fn norm(a: &Array, axes: Option<&[i32]>, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`] if the order or an axis does not fit.
 pub fn norm_p(a: &Array, ord: f64, axes: Option<&[i32]>, keepdims: bool) -> Result<Array> {
+    let spectral = ord.abs() == 2.0 && axes.map_or(a.ndim(), <[i32]>::len) == 2;
+    if spectral && a.dtype().is_subtype(DtypeCategory::Inexact) {
+        return ffi::linalg_norm_p(&without_inf(a)?, ord, axes, keepdims);
+    }
     ffi::linalg_norm_p(a, ord, axes, keepdims)
 }
 
@@ -52,6 +56,9 @@ pub fn norm_p(a: &Array, ord: f64, axes: Option<&[i32]>, keepdims: bool) -> Resu
 /// # Errors
 /// [`Error::Op`] for another name.
 pub fn norm_named(a: &Array, ord: &str, axes: Option<&[i32]>, keepdims: bool) -> Result<Array> {
+    if ord == "nuc" && a.dtype().is_subtype(DtypeCategory::Inexact) {
+        return ffi::linalg_norm_named(&without_inf(a)?, ord, axes, keepdims);
+    }
     ffi::linalg_norm_named(a, ord, axes, keepdims)
 }
 
@@ -70,7 +77,7 @@ pub fn qr(a: &Array) -> Result<(Array, Array)> {
 /// [`Error::Shape`] if `a` is no non-empty matrix of floats.
 pub fn svd(a: &Array, compute_uv: bool) -> Result<Vec<Array>> {
     matrix("svd", a, false)?;
-    ffi::linalg_svd(a, compute_uv)
+    ffi::linalg_svd(&without_inf(a)?, compute_uv)
 }
 
 /// The inverse of square matrices. A singular one is an error when it is computed.
@@ -116,7 +123,7 @@ pub fn cholesky_inv(a: &Array, upper: bool) -> Result<Array> {
 /// [`Error::Shape`] if `a` is no non-empty matrix of floats.
 pub fn pinv(a: &Array) -> Result<Array> {
     matrix("pinv", a, false)?;
-    ffi::linalg_pinv(a)
+    ffi::linalg_pinv(&without_inf(a)?)
 }
 
 /// `[P, L, U]`: row order, unit lower and upper triangle.
@@ -163,13 +170,38 @@ pub fn cross(a: &Array, b: &Array, axis: i32) -> Result<Array> {
     ffi::linalg_cross(a, b, axis)
 }
 
+/// The array with NaN in place of infinity: LAPACK reports the one, and on the other loops for ever
+/// or ends the process.
+pub(super) fn without_inf(a: &Array) -> Result<Array> {
+    let nan = Array::scalar_dtype(f64::NAN, a.dtype())?;
+    ffi::r#where(&ffi::isfinite(a)?, a, &nan)
+}
+
+/// For each matrix whether it is finite, and the matrices with zeros in place of the others:
+/// LAPACK's balancing ends the process when it meets a NaN.
+fn without_nan(a: &Array) -> Result<(Array, Array)> {
+    let finite = super::reduction::all_axes(&ffi::isfinite(a)?, &[-2, -1], true)?;
+    let clean = ffi::r#where(&finite, a, &Array::scalar_dtype(0.0, a.dtype())?)?;
+    Ok((finite, clean))
+}
+
+fn or_nan(finite: &Array, result: &Array) -> Result<Array> {
+    let nan = Array::scalar_dtype(f64::NAN, result.dtype())?;
+    ffi::r#where(finite, result, &nan)
+}
+
 /// Eigenvalues and eigenvectors, complex64.
 ///
 /// # Errors
 /// As [`inv`].
 pub fn eig(a: &Array) -> Result<(Array, Array)> {
     matrix("eig", a, true)?;
-    ffi::linalg_eig(a)
+    let (finite, clean) = without_nan(a)?;
+    let (values, vectors) = ffi::linalg_eig(&clean)?;
+    Ok((
+        or_nan(&finite.squeeze_axes(&[-1])?, &values)?,
+        or_nan(&finite, &vectors)?,
+    ))
 }
 
 /// Eigenvalues, complex64.
@@ -178,7 +210,8 @@ pub fn eig(a: &Array) -> Result<(Array, Array)> {
 /// As [`inv`].
 pub fn eigvals(a: &Array) -> Result<Array> {
     matrix("eigvals", a, true)?;
-    ffi::linalg_eigvals(a)
+    let (finite, clean) = without_nan(a)?;
+    or_nan(&finite.squeeze_axes(&[-1])?, &ffi::linalg_eigvals(&clean)?)
 }
 
 /// Ascending eigenvalues and eigenvectors of symmetric matrices; `uplo` is `"L"` or `"U"`.
@@ -188,7 +221,7 @@ pub fn eigvals(a: &Array) -> Result<Array> {
 pub fn eigh(a: &Array, uplo: &str) -> Result<(Array, Array)> {
     matrix("eigh", a, true)?;
     check_uplo("eigh", uplo)?;
-    ffi::linalg_eigh(a, uplo)
+    ffi::linalg_eigh(&without_inf(a)?, uplo)
 }
 
 /// Ascending eigenvalues of symmetric matrices.
@@ -198,7 +231,7 @@ pub fn eigh(a: &Array, uplo: &str) -> Result<(Array, Array)> {
 pub fn eigvalsh(a: &Array, uplo: &str) -> Result<Array> {
     matrix("eigvalsh", a, true)?;
     check_uplo("eigvalsh", uplo)?;
-    ffi::linalg_eigvalsh(a, uplo)
+    ffi::linalg_eigvalsh(&without_inf(a)?, uplo)
 }
 
 fn check_uplo(op: &'static str, uplo: &str) -> Result<()> {

@@ -181,7 +181,16 @@ pub fn triu(a: &Array, k: i32) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`] if the axis is out of range or `n` negative.
 pub fn diff(a: &Array, n: i32, axis: i32) -> Result<Array> {
-    ffi::diff(a, n, axis)
+    // MLX records two slices for each order.
+    const HIGHEST: i32 = 1 << 12;
+    let order = n.min(a.dim(axis)?);
+    if order > HIGHEST {
+        return Err(Error::shape(
+            "diff",
+            format!("order {n} is higher than {HIGHEST}"),
+        ));
+    }
+    ffi::diff(a, order, axis)
 }
 
 /// Zeros in the shape and dtype of `a`.
@@ -214,6 +223,9 @@ pub fn full_like(a: &Array, value: &Array) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`] if an axis is out of range.
 pub fn number_of_elements(a: &Array, axes: &[i32], inverted: bool, dtype: Dtype) -> Result<Array> {
+    for &axis in axes {
+        normalize_axis("number_of_elements", axis, a.ndim())?;
+    }
     ffi::number_of_elements(a, axes, inverted, dtype)
 }
 

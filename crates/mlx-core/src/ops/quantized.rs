@@ -327,7 +327,7 @@ pub fn qqmm(
     scales: QqmmScales<'_>,
     layout: QuantizationLayout,
 ) -> Result<Array> {
-    check_both("qqmm", layout)?;
+    check_both("qqmm", w, scales, layout)?;
     ffi::qqmm(
         x,
         w,
@@ -351,7 +351,7 @@ pub fn gather_qqmm(
     indices: GatherIndices<'_>,
     layout: QuantizationLayout,
 ) -> Result<Array> {
-    check_both("gather_qqmm", layout)?;
+    check_both("gather_qqmm", w, scales, layout)?;
     let lhs = batch_indices("gather_qqmm", x, indices.lhs)?;
     let rhs = batch_indices("gather_qqmm", w, indices.rhs)?;
     ffi::gather_qqmm(
@@ -370,8 +370,19 @@ pub fn gather_qqmm(
 }
 
 /// MLX's CPU back end takes affine operands and returns garbage.
-fn check_both(op: &'static str, layout: QuantizationLayout) -> Result<()> {
+fn check_both(
+    op: &'static str,
+    w: &Array,
+    scales: QqmmScales<'_>,
+    layout: QuantizationLayout,
+) -> Result<()> {
     layout.check(op)?;
+    if (w.dtype() == Dtype::Uint32) != scales.w.is_some() {
+        return Err(Error::shape(
+            op,
+            "packed weights need scales, and others have none",
+        ));
+    }
     match layout.mode {
         QuantizationMode::Nvfp4 | QuantizationMode::Mxfp8 => Ok(()),
         other => Err(Error::shape(

@@ -151,7 +151,13 @@ pub fn multivariate_normal(
 ) -> Result<Array> {
     let dims = shape.dims()?;
     checked_size("multivariate_normal", &dims, Dtype::Float32)?;
-    ffi::random_multivariate_normal(mean, cov, &dims, Dtype::Float32, key)
+    ffi::random_multivariate_normal(
+        mean,
+        &super::linalg::without_inf(cov)?,
+        &dims,
+        Dtype::Float32,
+        key,
+    )
 }
 
 /// Uniform integers in `[low, high)`.

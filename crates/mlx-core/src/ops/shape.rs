@@ -192,6 +192,19 @@ pub fn stack(arrays: &[&Array], axis: i32) -> Result<Array> {
     ffi::stack(arrays, axis)
 }
 
+/// Results of one MLX operation refer to each other, so their cost grows with the square of their
+/// number; more parts than this are made one by one.
+const MOST_SIBLINGS: i32 = 256;
+
+/// `a[start..stop]` along one axis.
+fn between(a: &Array, axis: usize, start: i32, stop: i32) -> Result<Array> {
+    let mut starts = vec![0; a.ndim()];
+    let mut stops = a.shape().to_vec();
+    starts[axis] = start;
+    stops[axis] = stop;
+    ffi::slice(a, &starts, &stops, &vec![1; a.ndim()])
+}
+
 /// Cuts `axis` into `num_splits` equal parts.
 ///
 /// # Errors
@@ -203,7 +216,21 @@ pub fn split(a: &Array, num_splits: i32, axis: i32) -> Result<Vec<Array>> {
             format!("{num_splits} parts are none"),
         ));
     }
-    ffi::split(a, num_splits, axis)
+    let index = normalize_axis("split", axis, a.ndim())?;
+    let len = a.shape()[index];
+    if num_splits <= MOST_SIBLINGS || len % num_splits != 0 {
+        return ffi::split(a, num_splits, axis);
+    }
+    if len == 0 {
+        return Err(Error::shape(
+            "split",
+            format!("{num_splits} parts of an empty axis"),
+        ));
+    }
+    let part = len / num_splits;
+    (0..num_splits)
+        .map(|i| between(a, index, i * part, (i + 1) * part))
+        .collect()
 }
 
 /// Cuts `axis` before each of the `indices`.
@@ -222,7 +249,16 @@ pub fn split_at(a: &Array, indices: &[i32], axis: i32) -> Result<Vec<Array>> {
         }
         previous = index;
     }
-    ffi::split_at(a, indices, axis)
+    if indices.len() < MOST_SIBLINGS.unsigned_abs() as usize {
+        return ffi::split_at(a, indices, axis);
+    }
+    let index = normalize_axis("split_at", axis, a.ndim())?;
+    let starts = std::iter::once(&0).chain(indices);
+    let stops = indices.iter().chain(std::iter::once(&len));
+    starts
+        .zip(stops)
+        .map(|(&start, &stop)| between(a, index, start, stop))
+        .collect()
 }
 
 /// The slices along `axis`, without that axis.
@@ -230,7 +266,14 @@ pub fn split_at(a: &Array, indices: &[i32], axis: i32) -> Result<Vec<Array>> {
 /// # Errors
 /// [`Error::Op`] if the axis is out of range.
 pub fn unstack(a: &Array, axis: i32) -> Result<Vec<Array>> {
-    ffi::unstack(a, axis)
+    let index = normalize_axis("unstack", axis, a.ndim())?;
+    let len = a.shape()[index];
+    if len <= MOST_SIBLINGS {
+        return ffi::unstack(a, axis);
+    }
+    (0..len)
+        .map(|i| squeeze_axes(&between(a, index, i, i + 1)?, &[axis]))
+        .collect()
 }
 
 /// Reverses the order of the elements along every axis.

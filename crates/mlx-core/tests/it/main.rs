@@ -6,10 +6,13 @@
     clippy::cast_possible_truncation
 )]
 
+mod calls;
 mod cpu_fused;
 mod cpu_kernels;
 mod ergonomics;
 mod errors;
+#[cfg(unix)]
+mod fuzz;
 mod indexing;
 mod io_gguf;
 mod io_gguf_arrays;

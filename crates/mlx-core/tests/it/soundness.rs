@@ -334,3 +334,114 @@ fn affine_weights_without_biases_are_errors() {
     let y = quantized_matmul(&x, &q.weight, &q.scales, q.biases.as_ref(), true, layout).unwrap();
     assert_eq!(y.shape(), [1, 32]);
 }
+
+#[test]
+fn reductions_over_empty_transposed_axes_read_nothing() {
+    let a = Array::ones::<f32>(&[3, 4]).unwrap();
+    assert_eq!(a.trace(9, 0, 1).unwrap().item::<f32>().unwrap(), 0.0);
+    let empty = Array::zeros::<f32>(&[0, 3]).unwrap();
+    empty.eval().unwrap();
+    let sum = empty.transpose().unwrap().sum_axes(&[1], false).unwrap();
+    assert_eq!(sum.to_vec::<f32>().unwrap(), [0.0; 3]);
+}
+
+#[test]
+fn scatters_of_nothing_change_nothing() {
+    let a = Array::ones::<f32>(&[2, 3]).unwrap();
+    let updates = Array::zeros::<f32>(&[1, 1, 0]).unwrap();
+    let y = a.scatter(&[&ints(&[1])], &updates, &[0]).unwrap();
+    assert_eq!(y.to_vec::<f32>().unwrap(), [1.0; 6]);
+}
+
+#[test]
+fn packed_weights_need_their_scales() {
+    use mlx_core::ops::quantized::{QqmmScales, QuantizationLayout, QuantizationMode, qqmm};
+    let x = Array::ones::<f32>(&[1, 64]).unwrap();
+    let packed = Array::zeros::<u32>(&[4, 8]).unwrap();
+    let layout = QuantizationLayout::of(QuantizationMode::Nvfp4);
+    assert!(qqmm(&x, &packed, QqmmScales::default(), layout).is_err());
+}
+
+#[test]
+fn results_larger_than_memory_are_errors() {
+    let long = Array::scalar(1.0f32)
+        .unwrap()
+        .broadcast_to(&[1 << 30])
+        .unwrap();
+    // Multiplied in 64 bits, this size would wrap to a small one.
+    assert!(
+        long.outer(&long)
+            .and_then(|y| y.outer(&long))
+            .and_then(|y| y.outer(&long))
+            .is_err()
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_cannot_be_had_is_an_error() {
+    let terabytes = Array::zeros::<f32>(&[1 << 20, 1 << 20]).unwrap();
+    for _ in 0..2 {
+        assert!(terabytes.exp().unwrap().eval().is_err());
+        assert!(terabytes.to_vec::<f32>().is_err());
+        assert!(terabytes.to_bytes().is_err());
+    }
+    let view = Array::scalar(1u8)
+        .unwrap()
+        .broadcast_to(&[1 << 20, 1 << 20, 1 << 8]);
+    assert!(view.unwrap().nonzero().is_err());
+    let sound = Array::ones::<f32>(&[3]).unwrap().sum(false).unwrap();
+    assert_eq!(sound.item::<f32>().unwrap(), 3.0);
+}
+
+#[test]
+fn eigenvalues_of_nan_are_nan() {
+    let a = Array::from_slice(
+        &[1.0f32, 0.0, 0.0, 2.0, f32::NAN, 0.0, 0.0, 1.0],
+        &[2, 2, 2],
+    )
+    .unwrap();
+    let values = a
+        .eigvals()
+        .unwrap()
+        .real()
+        .unwrap()
+        .to_vec::<f32>()
+        .unwrap();
+    assert_eq!(values[..2], [1.0, 2.0]);
+    assert!(values[2..].iter().all(|value| value.is_nan()));
+    assert!(a.eig().unwrap().1.eval().is_ok());
+}
+
+#[test]
+fn splits_into_many_parts_stay_small() {
+    let a = Array::arange::<i32>(0.0, 4096.0, 1.0).unwrap();
+    let parts = a.split(2048, 0).unwrap();
+    assert_eq!(parts[2047].to_vec::<i32>().unwrap(), [4094, 4095]);
+    assert_eq!(a.unstack(0).unwrap()[77].item::<i32>().unwrap(), 77);
+    let cuts: Vec<i32> = (1..300).collect();
+    let parts = a.split_at(&cuts, 0).unwrap();
+    assert_eq!(parts.len(), 300);
+    assert_eq!(parts[299].shape(), [4096 - 299]);
+    assert!(a.split(i32::MAX, 0).is_err());
+}
+
+#[test]
+fn recurrences_without_heads_are_errors() {
+    let empty = Array::zeros::<f32>(&[1, 2, 0, 2]).unwrap();
+    let gates = Array::zeros::<f32>(&[1, 2, 0]).unwrap();
+    let fused = mlx_core::ops::fast::gated_delta_update;
+    assert!(fused(&empty, &empty, &empty, &gates, &gates, None, None).is_err());
+}
+
+#[test]
+fn decompositions_of_infinity_are_errors() {
+    let a = Array::from_slice(&[1.0f32, f32::INFINITY, -f32::INFINITY, 2.0], &[2, 2]).unwrap();
+    assert!(a.svd(true).unwrap()[0].eval().is_err());
+    // LAPACK may also answer, but then with nothing that looks like a number.
+    if let Ok(values) = a.eigvalsh("L").unwrap().to_vec::<f32>() {
+        assert!(values.iter().all(|value| !value.is_finite()), "{values:?}");
+    }
+    assert!(a.pinv().unwrap().eval().is_err());
+    assert!(a.norm_p(2.0, None, false).unwrap().eval().is_err());
+}
