@@ -31,6 +31,7 @@ mod metal;
 mod models;
 mod parity;
 mod progress;
+mod sanitize;
 mod sh;
 mod table;
 mod tidy;
@@ -64,6 +65,8 @@ enum Command {
     Parity(parity::Args),
     /// Call every op with hostile arguments, a hundred thousand times
     Fuzz(fuzz::Args),
+    /// Run the tests of memory and threads under AddressSanitizer and ThreadSanitizer
+    Sanitize(sanitize::Args),
     /// Regenerate the code that the op table drives
     Codegen(codegen::Args),
     /// Compare the public names of MLX with ours
@@ -94,6 +97,7 @@ impl Command {
             Self::Doctor(args) => doctor::run(args),
             Self::Parity(args) => parity::run(args),
             Self::Fuzz(args) => fuzz::run(args),
+            Self::Sanitize(args) => sanitize::run(args),
             Self::Codegen(args) => codegen::run(args),
             Self::Coverage(args) => coverage::run(args),
             Self::Bindgen(args) => bindgen::run(args),

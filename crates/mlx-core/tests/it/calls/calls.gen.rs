@@ -81,6 +81,7 @@ pub(crate) const NAMES: &[(&str, &str)] = &[
     ("conv", "conv_transpose3d"),
     ("fast", "rms_norm"),
     ("fast", "layer_norm"),
+    ("fast", "swiglu"),
     ("fast", "cross_entropy"),
     ("fast", "rope"),
     ("fast", "rope_with_offsets"),
@@ -112,6 +113,7 @@ pub(crate) const NAMES: &[(&str, &str)] = &[
     ("indexing", "slice_update_prod"),
     ("indexing", "slice_update_max"),
     ("indexing", "slice_update_min"),
+    ("indexing", "checked_indices"),
     ("indexing", "take"),
     ("indexing", "take_flat"),
     ("indexing", "take_along_axis"),
@@ -693,6 +695,11 @@ pub(crate) fn call(family: &str, name: &str, s: &mut dyn Arguments) -> Result<Ve
             let eps = s.f32("eps")?;
             Ok(ops::fast::layer_norm(&x, weight.as_ref(), bias.as_ref(), eps)?.into_results())
         }
+        ("fast", "swiglu") => {
+            let gate = s.array("gate")?;
+            let x = s.array("x")?;
+            Ok(ops::fast::swiglu(&gate, &x)?.into_results())
+        }
         ("fast", "cross_entropy") => {
             let logits = s.array("logits")?;
             let targets = s.array("targets")?;
@@ -963,6 +970,11 @@ pub(crate) fn call(family: &str, name: &str, s: &mut dyn Arguments) -> Result<Ve
                 ops::indexing::slice_update_min(&a, &update, &starts, &stops, &strides)?
                     .into_results(),
             )
+        }
+        ("indexing", "checked_indices") => {
+            let indices = s.array("indices")?;
+            let size = s.int("size")?;
+            Ok(ops::indexing::checked_indices(&indices, size)?.into_results())
         }
         ("indexing", "take") => {
             let a = s.array("a")?;
