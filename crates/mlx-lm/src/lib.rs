@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod adapters;
 pub mod cache;
 pub mod chat;
 #[cfg(feature = "cli")]

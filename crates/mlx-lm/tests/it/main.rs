@@ -6,6 +6,7 @@
     reason = "a failed expectation fails the test"
 )]
 
+mod adapters;
 mod cache;
 mod cache_batch;
 mod cache_file;
