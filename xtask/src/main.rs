@@ -9,6 +9,7 @@
     reason = "nothing of a program is reachable; `pub` says what a file offers"
 )]
 
+mod bench;
 mod bindgen;
 mod ci;
 mod codegen;
@@ -67,6 +68,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Run the tests of memory and threads under AddressSanitizer and ThreadSanitizer
     Sanitize(sanitize::Args),
+    /// Time ours and the peers in one run
+    Bench(bench::Args),
     /// Regenerate the code that the op table drives
     Codegen(codegen::Args),
     /// Compare the public names of MLX with ours
@@ -98,6 +101,7 @@ impl Command {
             Self::Parity(args) => parity::run(args),
             Self::Fuzz(args) => fuzz::run(args),
             Self::Sanitize(args) => sanitize::run(args),
+            Self::Bench(args) => bench::run(args),
             Self::Codegen(args) => codegen::run(args),
             Self::Coverage(args) => coverage::run(args),
             Self::Bindgen(args) => bindgen::run(args),

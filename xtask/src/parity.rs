@@ -97,7 +97,7 @@ pub(crate) fn python(venv: &Path) -> PathBuf {
 }
 
 /// Installs the pinned peers unless they are there, and returns the interpreter.
-fn environment(fresh: bool) -> Result<PathBuf> {
+pub(crate) fn environment(fresh: bool) -> Result<PathBuf> {
     let venv = venv()?;
     let python = python(&venv);
     let requirements = sh::root().join(REQUIREMENTS);

@@ -1,0 +1,102 @@
+//! `cargo xtask bench`: ours and the peers, timed in one run.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{fetch, parity, sh};
+
+/// Options of `cargo xtask bench`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Matrix products and small models on the CPU, against stock MLX, NumPy, llama.cpp and torch
+    Cpu(Cpu),
+}
+
+#[derive(Debug, clap::Args)]
+struct Cpu {
+    /// Run only these cases; see tests/bench/cpu.py
+    cases: Vec<String>,
+    /// Threads of every side [default: one for each core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Write the medians, in seconds, to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// First build the peer llama.cpp for this processor, which takes a quarter of an hour
+    #[arg(long)]
+    install: bool,
+}
+
+const SCRIPT: &str = "tests/bench/cpu.py";
+const REQUIREMENTS: &str = "xtask/python/bench-requirements.txt";
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match &args.what {
+        What::Cpu(args) => cpu(args),
+    }
+}
+
+fn cpu(args: &Cpu) -> Result<()> {
+    let python = parity::environment(false)?;
+    if args.install {
+        sh::run(
+            Command::new(&python)
+                .current_dir(sh::root())
+                .args(["-m", "pip", "install", "--requirement", REQUIREMENTS])
+                .env("CMAKE_ARGS", "-DGGML_NATIVE=ON -DMTMD_BUILD=OFF"),
+        )?;
+    } else if sh::read(Command::new(&python).args(["-c", "import llama_cpp"])).is_err() {
+        eprintln!("llama.cpp is not installed and left out; `--install` builds it");
+    }
+    let example = [
+        "build",
+        "--release",
+        "-p",
+        "mlx-tests",
+        "--example",
+        "bench_cpu",
+    ];
+    sh::run(sh::cargo().args(example))?;
+    let folder = fetch::fetch_model("smollm2-135m-instruct", &mut |_| {})?;
+    let mut files = std::fs::read_dir(&folder)?
+        .flatten()
+        .map(|entry| entry.path());
+    let gguf = files
+        .find(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "gguf")
+        })
+        .with_context(|| format!("no .gguf file in {}", folder.display()))?;
+    let mut command = Command::new(&python);
+    command
+        .current_dir(sh::root())
+        .arg(SCRIPT)
+        .arg("--ours")
+        .arg(target().join("release/examples/bench_cpu"))
+        .arg("--gguf")
+        .arg(gguf)
+        .arg("--minilm")
+        .arg(fetch::fetch_model("all-minilm-l6-v2", &mut |_| {})?)
+        .args(&args.cases)
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    if let Some(threads) = args.threads {
+        command.arg("--threads").arg(threads.to_string());
+    }
+    if let Some(path) = &args.json {
+        command.arg("--json").arg(std::path::absolute(path)?);
+    }
+    sh::run(&mut command)
+}
+
+/// Where cargo builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| sh::root().join("target"), PathBuf::from)
+}
