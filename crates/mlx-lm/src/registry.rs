@@ -150,7 +150,7 @@ architectures! {
     qwen2: "qwen2" | "qwen2_vl_text" | "qwen2_5_vl_text",
     qwen2_moe: "qwen2_moe",
     qwen3: "qwen3" | "qwen3_vl_text",
-    qwen3_5: "qwen3_5" | "qwen3_5_text" | "qwen3_5_moe" | "qwen3_5_moe_text",
+    qwen3_5: "qwen3_5_text" | "qwen3_5_moe_text" | "qwen3_5" | "qwen3_5_moe",
     qwen3_next: "qwen3_next",
     qwen3_moe: "qwen3_moe" | "qwen3_vl_moe_text",
     smollm3: "smollm3",
