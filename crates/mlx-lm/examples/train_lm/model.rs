@@ -58,6 +58,7 @@ pub(crate) fn fresh(config: &ConfigMap, seed: u64) -> Result<Model> {
     Ok(model)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` calls it")]
 fn lm(error: mlx_lm::Error) -> mlx_nn::Error {
     mlx_core::Error::Backend(error.to_string()).into()
 }

@@ -361,10 +361,6 @@ impl SparseMoe {
 }
 
 #[derive(Debug, Module)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one stands in each layer and is never moved"
-)]
 enum FeedForward {
     Dense(Mlp),
     Sparse(SparseMoe),

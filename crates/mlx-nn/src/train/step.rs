@@ -115,6 +115,9 @@ struct Compiled {
     apply: Function,
 }
 
+/// One of the functions of [`Parts`], as it is compiled.
+type Pass<M, O> = fn(&Rc<Parts<M, O>>, &Layout, &[Array]) -> Result<Vec<Array>>;
+
 impl<M, O> fmt::Debug for TrainStep<M, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TrainStep")
@@ -349,7 +352,7 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
         {
             return Ok(compiled);
         }
-        let make = |run: fn(&Rc<Parts<M, O>>, &Layout, &[Array]) -> Result<Vec<Array>>| {
+        let make = |run: Pass<M, O>| {
             let (parts, layout) = (Rc::clone(&self.parts), layout.clone());
             let f = move |xs: &[Array]| -> mlx_core::Result<Vec<Array>> {
                 Ok(run(&parts, &layout, xs)?)

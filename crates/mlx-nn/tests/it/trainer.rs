@@ -77,8 +77,11 @@ fn run(folder: &Path, options: TrainerOptions) -> Result<Report> {
     })
 }
 
-/// Steps, losses and held-out losses as bits; times differ from run to run.
-fn curve(folder: &Path) -> Result<Vec<(u64, Option<u64>, Option<u64>)>> {
+/// A step, its loss and the held-out loss as bits.
+type Point = (u64, Option<u64>, Option<u64>);
+
+/// All points of a log; times are left out, as they differ from run to run.
+fn curve(folder: &Path) -> Result<Vec<Point>> {
     let bits = |loss: Option<f64>| loss.map(f64::to_bits);
     let records = Log::read(folder.join("log.jsonl"))?;
     Ok(records
