@@ -40,9 +40,27 @@ pub fn reshape(a: &Array, shape: &(impl IntoShape + ?Sized)) -> Result<Array> {
 pub fn unflatten(a: &Array, axis: i32, shape: &(impl IntoShape + ?Sized)) -> Result<Array> {
     let dims = shape.dims()?;
     let index = normalize_axis("unflatten", axis, a.ndim())?;
+    let len = a.shape()[index];
+    // MLX divides by the product of the others to infer a dimension, also where that is zero.
+    let mut parts = dims.to_vec();
+    let known = parts.iter().filter(|&&dim| dim != -1);
+    let product = known.fold(1i64, |product, &dim| product.saturating_mul(i64::from(dim)));
+    if let Some(place) = parts.iter().position(|&dim| dim == -1)
+        && product > 0
+    {
+        parts[place] = i32::try_from(i64::from(len) / product).unwrap_or(-1);
+    }
+    let filled = parts
+        .iter()
+        .fold(1i64, |product, &dim| product.saturating_mul(i64::from(dim)));
+    if parts.iter().any(|&dim| dim < 0) || filled != i64::from(len) {
+        return Err(Error::shape(
+            "unflatten",
+            format!("axis {index} of size {len} does not become {dims:?}"),
+        ));
+    }
     let mut full: Vec<i32> = a.shape().to_vec();
-    full.splice(index..=index, dims.iter().copied());
-    // Reshape checks everything, and MLX's own unflatten divides by zero for [0, -1].
+    full.splice(index..=index, parts);
     reshape(a, &full)
 }
 

@@ -7,6 +7,7 @@
 )]
 
 mod calls;
+mod core_parity;
 mod cpu_fused;
 mod cpu_kernels;
 mod ergonomics;

@@ -343,6 +343,10 @@ fn reductions_over_empty_transposed_axes_read_nothing() {
     empty.eval().unwrap();
     let sum = empty.transpose().unwrap().sum_axes(&[1], false).unwrap();
     assert_eq!(sum.to_vec::<f32>().unwrap(), [0.0; 3]);
+    assert_eq!(empty.prod(false).unwrap().item::<f32>().unwrap(), 1.0);
+    assert!(empty.all(false).unwrap().item::<bool>().unwrap());
+    let any = empty.any_axes(&[0], false).unwrap();
+    assert_eq!(any.to_vec::<bool>().unwrap(), [false; 3]);
 }
 
 #[test]
