@@ -2,7 +2,7 @@
 //!
 //! [`TrainStep`] turns a loss and an optimizer into one function of arrays, compiled, in which the
 //! parameters, the optimizer's state and the random key are declared inputs and outputs. With the
-//! feature `train` there is a [`Trainer`] that feeds it from a [`Loader`], writes a log and
+//! feature `train` there is a `Trainer` that feeds it from a `Loader`, writes a log and
 //! checkpoints, and resumes exactly; with `plot` it draws the loss curve.
 
 #[cfg(feature = "train")]
