@@ -1,9 +1,8 @@
 //! Whole caches in one file.
 //!
-//! The layout is that of Python mlx-lm 0.32 prompt caches: arrays under the
+//! The layout follows that of Python mlx-lm 0.32 prompt caches: arrays under the
 //! path of their place (`layer.part`), scalars as arrays that the metadata
-//! tells apart, one class name for each layer. Files of either load in both,
-//! except that packed rotating caches exist here only.
+//! tells apart, one class name for each layer.
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
