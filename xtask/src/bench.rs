@@ -18,6 +18,8 @@ pub(crate) struct Args {
 enum What {
     /// Matrix products and small models on the CPU, against stock MLX, NumPy, llama.cpp and torch
     Cpu(Cpu),
+    /// Decode steps of language models, against Python's mlx-lm
+    Lm(Lm),
 }
 
 #[derive(Debug, clap::Args)]
@@ -35,12 +37,27 @@ struct Cpu {
     install: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct Lm {
+    /// Run only these cases; see tests/bench/lm.py
+    cases: Vec<String>,
+    /// Threads of both sides [default: one for each core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Write the medians, in seconds, to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 const SCRIPT: &str = "tests/bench/cpu.py";
+const LM_SCRIPT: &str = "tests/bench/lm.py";
+const TOKENIZER: &str = "tests/fixtures/lm/llama/f32/tokenizer.json";
 const REQUIREMENTS: &str = "xtask/python/bench-requirements.txt";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Cpu(args) => cpu(args),
+        What::Lm(args) => lm(args),
     }
 }
 
@@ -56,31 +73,14 @@ fn cpu(args: &Cpu) -> Result<()> {
     } else if sh::read(Command::new(&python).args(["-c", "import llama_cpp"])).is_err() {
         eprintln!("llama.cpp is not installed and left out; `--install` builds it");
     }
-    let example = [
-        "build",
-        "--release",
-        "-p",
-        "mlx-tests",
-        "--example",
-        "bench_cpu",
-    ];
-    sh::run(sh::cargo().args(example))?;
-    let folder = fetch::fetch_model("smollm2-135m-instruct", &mut |_| {})?;
-    let mut files = std::fs::read_dir(&folder)?
-        .flatten()
-        .map(|entry| entry.path());
-    let gguf = files
-        .find(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "gguf")
-        })
-        .with_context(|| format!("no .gguf file in {}", folder.display()))?;
+    build("bench_cpu")?;
+    let gguf = smollm2()?;
     let mut command = Command::new(&python);
     command
         .current_dir(sh::root())
         .arg(SCRIPT)
         .arg("--ours")
-        .arg(target().join("release/examples/bench_cpu"))
+        .arg(sh::target().join("release/examples/bench_cpu"))
         .arg("--gguf")
         .arg(gguf)
         .arg("--minilm")
@@ -96,7 +96,62 @@ fn cpu(args: &Cpu) -> Result<()> {
     sh::run(&mut command)
 }
 
-/// Where cargo builds.
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| sh::root().join("target"), PathBuf::from)
+fn lm(args: &Lm) -> Result<()> {
+    let python = parity::environment(false)?;
+    build("bench_lm")?;
+    let ours = sh::target().join("release/examples/bench_lm");
+    let models = fetch::cache_dir()?.join("bench-lm");
+    let converted = models.join("smollm2");
+    let needed = args.cases.is_empty() || args.cases.iter().any(|case| case == "smollm2");
+    if needed && !converted.exists() {
+        std::fs::create_dir_all(&models).with_context(|| format!("create {}", models.display()))?;
+        let mut export = Command::new(&ours);
+        sh::run(export.arg("--export").arg(smollm2()?).arg(&converted))?;
+    }
+    let mut command = Command::new(&python);
+    command
+        .current_dir(sh::root())
+        .arg(LM_SCRIPT)
+        .arg("--ours")
+        .arg(ours)
+        .arg("--models")
+        .arg(models)
+        .args(["--tokenizer", TOKENIZER])
+        .args(&args.cases)
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    if let Some(threads) = args.threads {
+        command.arg("--threads").arg(threads.to_string());
+    }
+    if let Some(path) = &args.json {
+        command.arg("--json").arg(std::path::absolute(path)?);
+    }
+    sh::run(&mut command)
+}
+
+/// Builds our side of a comparison.
+fn build(example: &str) -> Result<()> {
+    let words = [
+        "build",
+        "--release",
+        "-p",
+        "mlx-tests",
+        "--example",
+        example,
+    ];
+    sh::run(sh::cargo().args(words))
+}
+
+/// The GGUF file of the small real model.
+fn smollm2() -> Result<PathBuf> {
+    let folder = fetch::fetch_model("smollm2-135m-instruct", &mut |_| {})?;
+    let mut files = std::fs::read_dir(&folder)?
+        .flatten()
+        .map(|entry| entry.path());
+    let is_gguf = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|extension| extension == "gguf")
+    };
+    files
+        .find(is_gguf)
+        .with_context(|| format!("no .gguf file in {}", folder.display()))
 }

@@ -34,6 +34,7 @@ mod parity;
 mod progress;
 mod sanitize;
 mod sh;
+mod soak;
 mod table;
 mod tidy;
 mod tokenizers;
@@ -70,6 +71,8 @@ enum Command {
     Sanitize(sanitize::Args),
     /// Time ours and the peers in one run
     Bench(bench::Args),
+    /// Let sequences join and leave a generator at random, and watch answers and memory
+    Soak(soak::Args),
     /// Regenerate the code that the op table drives
     Codegen(codegen::Args),
     /// Compare the public names of MLX with ours
@@ -102,6 +105,7 @@ impl Command {
             Self::Fuzz(args) => fuzz::run(args),
             Self::Sanitize(args) => sanitize::run(args),
             Self::Bench(args) => bench::run(args),
+            Self::Soak(args) => soak::run(args),
             Self::Codegen(args) => codegen::run(args),
             Self::Coverage(args) => coverage::run(args),
             Self::Bindgen(args) => bindgen::run(args),

@@ -1,8 +1,9 @@
 //! Sequences that join, leave and are cancelled at random, for as long as told:
-//! every answer must be the one that the sequence gets alone, and the memory
-//! in use must not grow.
+//! every answer must be the one that the sequence gets alone, and neither the
+//! arrays in use nor the memory of the process may grow.
 //!
-//! `cargo run --release -p mlx-lm --example soak -- MODEL [SECONDS]`
+//! `cargo xtask soak` runs it on small models of several kinds, or
+//! `cargo run --release -p mlx-lm --example soak -- SECONDS MODEL...`
 
 #![expect(clippy::print_stdout, reason = "an example shows its result")]
 
@@ -16,11 +17,21 @@ use mlx_lm::{Error, LoadedModel, Loader, SamplingOptions};
 
 const SEQUENCES: usize = 16;
 const KINDS: u64 = 24;
+/// Steps in which sequences join, before those that are there run to their ends.
+const CYCLE: u64 = 400;
+/// What caches, threads and the allocator settle down to after a while.
+const WARM_UP: f64 = 0.1;
+/// How much the process may grow after that.
+const SLACK: usize = 16 << 20;
+/// How much the arrays in use may grow.
+const ARRAY_SLACK: usize = 1 << 20;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// The request of a number: prompt, length and sampling follow from it.
-fn request(kind: u64) -> Request {
+fn request(kind: u64, vocab: u64) -> Request {
     let prompt: Vec<u32> = (0..1 + kind * 7 % 60)
-        .map(|at| u32::try_from((at * 97 + kind * 31) % 4000 + 1).unwrap_or(1))
+        .map(|at| u32::try_from((at * 97 + kind * 31) % (vocab - 1) + 1).unwrap_or(1))
         .collect();
     let mut sampling = SamplingOptions::default();
     if kind % 3 == 1 {
@@ -35,13 +46,116 @@ fn request(kind: u64) -> Request {
     request
 }
 
+/// Random numbers that are the same in every run.
+struct Lcg(u64);
+
+impl Lcg {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005);
+        self.0 = self.0.wrapping_add(1);
+        (self.0 >> 33) % limit
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    finished: u64,
+    cancelled: u64,
+    steps: u64,
+    most_at_once: usize,
+}
+
+/// One model, its generator, and what each request is answered when it is alone.
+struct Stand<'m> {
+    generator: Generator<'m>,
+    vocab: u64,
+    expected: HashMap<u64, Vec<u32>>,
+    running: HashMap<SequenceId, (u64, Vec<u32>)>,
+    counts: Counts,
+}
+
+impl<'m> Stand<'m> {
+    fn new(model: &'m LoadedModel) -> Outcome<Self> {
+        let vocab = u64::try_from(model.model().vocab_size())?;
+        let mut expected = HashMap::new();
+        for kind in 0..KINDS {
+            expected.insert(kind, alone(model, request(kind, vocab))?);
+        }
+        Ok(Self {
+            generator: generator(model),
+            vocab,
+            expected,
+            running: HashMap::new(),
+            counts: Counts::default(),
+        })
+    }
+
+    /// Lets sequences join for a while, then all of them end.
+    fn cycle(&mut self, random: &mut Lcg) -> Outcome<()> {
+        for step in 0.. {
+            let open = step < CYCLE;
+            if open && self.running.len() < SEQUENCES && random.below(3) == 0 {
+                let kind = random.below(KINDS);
+                let id = self.generator.insert(request(kind, self.vocab))?;
+                self.running.insert(id, (kind, Vec::new()));
+            }
+            if !open && self.generator.is_idle() {
+                break;
+            }
+            if random.below(40) == 0
+                && let Some(&id) = self.running.keys().min()
+            {
+                self.generator.cancel(id);
+            }
+            self.counts.steps += 1;
+            self.counts.most_at_once = self.counts.most_at_once.max(self.running.len());
+            for event in self.generator.step()? {
+                self.check(event)?;
+            }
+        }
+        if self.running.is_empty() {
+            return Ok(());
+        }
+        Err(format!("{} sequences never ended", self.running.len()).into())
+    }
+
+    fn check(&mut self, event: Event) -> Outcome<()> {
+        let id = event.id();
+        let complete = match event {
+            Event::Segment { segment, .. } => {
+                let sequence = self.running.get_mut(&id);
+                sequence.ok_or("an unknown sequence")?.1.push(segment.token);
+                return Ok(());
+            }
+            Event::Finished { .. } => true,
+            Event::Failed {
+                error: Error::Cancelled,
+                ..
+            } => false,
+            Event::Failed { error, .. } => return Err(error.into()),
+            _ => return Ok(()),
+        };
+        let (kind, tokens) = self.running.remove(&id).ok_or("an unknown sequence")?;
+        let known = self.expected.get(&kind).map_or(&[][..], Vec::as_slice);
+        if complete {
+            self.counts.finished += 1;
+        } else {
+            self.counts.cancelled += 1;
+        }
+        if known == tokens || (!complete && known.starts_with(&tokens)) {
+            return Ok(());
+        }
+        Err(format!("answer {kind} is {tokens:?}, alone {known:?}").into())
+    }
+}
+
 fn generator(model: &LoadedModel) -> Generator<'_> {
     Generator::new(model.model()).tokenizer(model.tokenizer())
 }
 
-fn alone(model: &LoadedModel, kind: u64) -> Result<Vec<u32>, Error> {
+fn alone(model: &LoadedModel, request: Request) -> Result<Vec<u32>, Error> {
     let mut generator = generator(model);
-    generator.insert(request(kind))?;
+    generator.insert(request)?;
     let mut tokens = Vec::new();
     while !generator.is_idle() {
         for event in generator.step()? {
@@ -53,98 +167,94 @@ fn alone(model: &LoadedModel, kind: u64) -> Result<Vec<u32>, Error> {
     Ok(tokens)
 }
 
-struct Running {
-    kind: u64,
-    tokens: Vec<u32>,
+/// The memory of the process in bytes, where the system says so in a file.
+fn resident() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kilobytes: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes << 10)
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// The most that was in use between cycles.
+#[derive(Debug, Clone, Copy, Default)]
+struct Usage {
+    arrays: usize,
+    process: usize,
+}
+
+impl Usage {
+    fn now() -> Outcome<Self> {
+        // What is kept for reuse is no leak, and differs from cycle to cycle.
+        memory::clear_cache()?;
+        Ok(Self {
+            arrays: memory::active_memory()?,
+            process: resident().unwrap_or(0),
+        })
+    }
+
+    fn most(self, other: Self) -> Self {
+        Self {
+            arrays: self.arrays.max(other.arrays),
+            process: self.process.max(other.process),
+        }
+    }
+}
+
+fn main() -> Outcome<()> {
     let mut arguments = env::args().skip(1);
-    let folder = arguments.next().ok_or("usage: soak MODEL [SECONDS]")?;
-    let seconds: u64 = arguments.next().map_or(Ok(10), |text| text.parse())?;
-    // In half precision, products of one row and of several round differently,
-    // and a near tie may then fall either way.
-    let model = Loader::new(folder).dtype(Dtype::Float32).load()?;
-    let mut expected = HashMap::new();
-    for kind in 0..KINDS {
-        expected.insert(kind, alone(&model, kind)?);
+    let seconds = arguments.next().ok_or("usage: soak SECONDS MODEL...")?;
+    let length = Duration::from_secs(seconds.parse()?);
+    let mut models = Vec::new();
+    for folder in arguments {
+        // In half precision, products of one row and of several round differently,
+        // and a near tie may then fall either way.
+        models.push(Loader::new(folder).dtype(Dtype::Float32).load()?);
     }
-    let mut generator = generator(&model);
-    let mut running: HashMap<SequenceId, Running> = HashMap::new();
-    let mut random = 42_u64;
-    let mut next = move |limit: u64| {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (random >> 33) % limit
-    };
-    let (mut finished, mut cancelled, mut steps) = (0_u64, 0_u64, 0_u64);
-    let mut idle_memory: Option<usize> = None;
-    let until = Instant::now() + Duration::from_secs(seconds);
-    loop {
-        let draining = Instant::now() > until || (steps / 400) % 2 == 1;
-        if !draining && running.len() < SEQUENCES && next(3) == 0 {
-            let kind = next(KINDS);
-            let tokens = Vec::new();
-            running.insert(generator.insert(request(kind))?, Running { kind, tokens });
-        }
-        if next(40) == 0
-            && let Some(&id) = running.keys().min()
-        {
-            generator.cancel(id);
-        }
-        steps += 1;
-        for event in generator.step()? {
-            match event {
-                Event::Segment { id, segment } => {
-                    if let Some(sequence) = running.get_mut(&id) {
-                        sequence.tokens.push(segment.token);
-                    }
-                }
-                Event::Finished { id, .. } => {
-                    let sequence = running.remove(&id).ok_or("an unknown sequence finished")?;
-                    let known = expected.get(&sequence.kind).map_or(&[][..], Vec::as_slice);
-                    if known != sequence.tokens {
-                        let (kind, found) = (sequence.kind, &sequence.tokens);
-                        return Err(format!("answer {kind} is {found:?}, alone {known:?}").into());
-                    }
-                    finished += 1;
-                }
-                Event::Failed {
-                    id,
-                    error: Error::Cancelled,
-                } => {
-                    let sequence = running
-                        .remove(&id)
-                        .ok_or("an unknown sequence was cancelled")?;
-                    let known = expected.get(&sequence.kind).map_or(&[][..], Vec::as_slice);
-                    if !known.starts_with(&sequence.tokens) {
-                        return Err(format!("cancelled answer {} differs", sequence.kind).into());
-                    }
-                    cancelled += 1;
-                }
-                Event::Failed { error, .. } => return Err(error.into()),
-                _ => {}
-            }
-        }
-        if generator.is_idle() {
-            let used = memory::active_memory()?;
-            let first = *idle_memory.get_or_insert(used);
-            if used > first + (1 << 20) {
-                return Err(format!("memory in use grew from {first} to {used} bytes").into());
-            }
-            if Instant::now() > until {
-                break;
-            }
-            // The idle half of a cycle need not be waited for.
-            if draining {
-                steps = steps.next_multiple_of(800);
-            }
-        }
+    let mut stands = Vec::new();
+    for model in &models {
+        stands.push(Stand::new(model)?);
     }
-    let used = idle_memory.unwrap_or(0);
+    if stands.is_empty() {
+        return Err("usage: soak SECONDS MODEL...".into());
+    }
+    let mut random = Lcg(42);
+    let (mut first, mut later): (Option<Usage>, Option<Usage>) = (None, None);
+    let start = Instant::now();
+    while start.elapsed() < length {
+        for stand in &mut stands {
+            stand.cycle(&mut random)?;
+        }
+        let (used, warm) = (Usage::now()?, length.mul_f64(WARM_UP));
+        let seen = if start.elapsed() < warm {
+            &mut first
+        } else {
+            &mut later
+        };
+        *seen = Some(seen.map_or(used, |seen| seen.most(used)));
+    }
+    for (model, stand) in models.iter().zip(&stands) {
+        let counts = &stand.counts;
+        println!(
+            "{}: {} answers equal to single runs, {} cancelled, up to {} at once, {} steps",
+            model.path().display(),
+            counts.finished,
+            counts.cancelled,
+            counts.most_at_once,
+            counts.steps
+        );
+    }
+    let later = later.ok_or("too short to tell whether memory grows")?;
+    let first = first.unwrap_or(later);
     println!(
-        "{finished} answers equal to single runs, {cancelled} cancelled, {steps} steps, {used} bytes in use when idle"
+        "{:.0} s; most bytes between cycles: arrays {} in the first tenth and {} after it, process {} and {}",
+        start.elapsed().as_secs_f64(),
+        first.arrays,
+        later.arrays,
+        first.process,
+        later.process
     );
+    if later.arrays > first.arrays + ARRAY_SLACK || later.process > first.process + SLACK {
+        return Err("memory grew".into());
+    }
     Ok(())
 }
