@@ -11,6 +11,7 @@ mod cpu_kernels;
 mod damaged_files;
 mod deep_graphs;
 mod distributed;
+mod lm_gguf;
 mod lm_parity;
 mod minilm;
 mod porting;

@@ -349,7 +349,7 @@ fn what_cannot_be_read_is_named() -> Outcome {
     )?;
     fails(
         &|metadata| drop(metadata.insert("llama.expert_count", 8_u32)),
-        "mixtures of experts",
+        "llama.expert_used_count",
     )?;
     fails(
         &|metadata| drop(metadata.insert("llama.rope.dimension_count", 4_u32)),

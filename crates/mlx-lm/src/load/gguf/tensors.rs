@@ -7,7 +7,7 @@ use mlx_core::{Array, Dtype};
 use mlx_nn::Weights;
 
 use super::super::Monitor;
-use super::Architecture;
+use super::architecture::Architecture;
 use crate::registry::ConfigMap;
 use crate::{Error, Result};
 
@@ -26,23 +26,33 @@ pub(super) fn read(
     let mut weights = Weights::new();
     monitor.start(file.tensors().iter().map(TensorInfo::nbytes).sum())?;
     for tensor in file.views() {
-        if tensor.name() == "rope_freqs.weight" {
+        // The configuration has taken these up.
+        if tensor.name().starts_with("rope_f") {
             continue;
         }
-        let name = rename(tensor.name()).ok_or_else(|| {
+        let name = rename(architecture, tensor.name()).ok_or_else(|| {
             Error::weights(format!(
                 "tensor `{}` is not known in this architecture",
                 tensor.name()
             ))
         })?;
-        insert(&mut weights, &name, &tensor, heads.of(&name), dtype)?;
+        let layout = Layout {
+            heads: heads.of(&name),
+            offset: match architecture.adds_one_to_norms() && name.ends_with("norm.weight") {
+                true => -1.0,
+                false => 0.0,
+            },
+            // A matrix of one row is stored without saying so.
+            is_row: name.ends_with("shared_expert_gate.weight"),
+        };
+        insert(&mut weights, &name, &tensor, layout, dtype)?;
         monitor.advance(tensor.bytes().len())?;
     }
     Ok(weights)
 }
 
-/// The checkpoint key for a tensor, or `None` if the Llama family has no such tensor.
-fn rename(name: &str) -> Option<String> {
+/// The checkpoint key for a tensor, or `None` if the architecture has no such tensor.
+fn rename(architecture: Architecture, name: &str) -> Option<String> {
     let (stem, kind) = name
         .rsplit_once('.')
         .filter(|(_, kind)| matches!(*kind, "weight" | "bias"))?;
@@ -53,24 +63,24 @@ fn rename(name: &str) -> Option<String> {
         _ => {
             let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
             let layer: usize = layer.parse().ok()?;
-            let part = match part {
-                "attn_norm" => "input_layernorm",
-                "attn_q" => "self_attn.q_proj",
-                "attn_k" => "self_attn.k_proj",
-                "attn_v" => "self_attn.v_proj",
-                "attn_output" => "self_attn.o_proj",
-                "attn_q_norm" => "self_attn.q_norm",
-                "attn_k_norm" => "self_attn.k_norm",
-                "ffn_norm" => "post_attention_layernorm",
-                "ffn_gate" => "mlp.gate_proj",
-                "ffn_up" => "mlp.up_proj",
-                "ffn_down" => "mlp.down_proj",
-                _ => return None,
-            };
-            format!("model.layers.{layer}.{part}")
+            if (architecture, part, kind) == (Architecture::GptOss, "attn_sinks", "weight") {
+                return Some(format!("model.layers.{layer}.self_attn.sinks"));
+            }
+            let module = architecture.module(part)?;
+            format!("model.layers.{layer}.{module}")
         }
     };
     Some(format!("{path}.{kind}"))
+}
+
+/// What the converter did to a tensor.
+#[derive(Clone, Copy)]
+struct Layout {
+    /// How many heads' rows it interleaved.
+    heads: Option<i32>,
+    /// What to add to each value.
+    offset: f32,
+    is_row: bool,
 }
 
 /// Which rows the converter interleaved, by the number of heads.
@@ -130,7 +140,7 @@ fn insert(
     weights: &mut Weights,
     name: &str,
     tensor: &TensorView<'_>,
-    heads: Option<i32>,
+    layout: Layout,
     dtype: Dtype,
 ) -> Result<()> {
     let scale_format = if dtype == Dtype::Float32 {
@@ -142,11 +152,18 @@ fn insert(
         && let Some(repacked) = tensor.repack(scale_format)
         && holds(&repacked, dtype)
     {
-        return insert_quantized(weights, path, repacked, heads);
+        return insert_quantized(weights, path, repacked, layout.heads);
     }
-    let shape = dims(tensor.shape())?;
-    let array = Array::from_vec::<f32>(tensor.dequantize()?, &shape)?;
-    let array = restore_rows(astype(&array, dtype)?, heads)?;
+    let mut shape = dims(tensor.shape())?;
+    if layout.is_row && shape.len() == 1 {
+        shape.insert(0, 1);
+    }
+    let mut values = tensor.dequantize()?;
+    if layout.offset != 0.0 {
+        values.iter_mut().for_each(|value| *value += layout.offset);
+    }
+    let array = Array::from_vec::<f32>(values, &shape)?;
+    let array = restore_rows(astype(&array, dtype)?, layout.heads)?;
     Ok(weights.insert(name, array)?)
 }
 
@@ -208,19 +225,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_the_family_are_translated() {
-        assert_eq!(
-            rename("blk.3.ffn_down.weight").as_deref(),
-            Some("model.layers.3.mlp.down_proj.weight")
-        );
-        assert_eq!(
-            rename("blk.0.attn_q.bias").as_deref(),
-            Some("model.layers.0.self_attn.q_proj.bias")
-        );
-        assert_eq!(rename("output.weight").as_deref(), Some("lm_head.weight"));
-        assert_eq!(rename("blk.x.attn_q.weight"), None);
-        assert_eq!(rename("blk.0.ffn_gate_exps.weight"), None);
-        assert_eq!(rename("token_embd"), None);
+    fn names_of_each_family_are_translated() {
+        use Architecture::{Gemma3, GptOss, Llama, Mixtral, Phi3, Qwen2Moe};
+        let named = |architecture, name: &str| {
+            rename(architecture, name).map(|key| key.replace("model.layers.", ""))
+        };
+        for (architecture, name, key) in [
+            (Llama, "blk.3.ffn_down.weight", "3.mlp.down_proj.weight"),
+            (Llama, "blk.0.attn_q.bias", "0.self_attn.q_proj.bias"),
+            (Llama, "output.weight", "lm_head.weight"),
+            (
+                Llama,
+                "blk.1.ffn_norm.weight",
+                "1.post_attention_layernorm.weight",
+            ),
+            (
+                Gemma3,
+                "blk.1.ffn_norm.weight",
+                "1.pre_feedforward_layernorm.weight",
+            ),
+            (Phi3, "blk.1.ffn_up.weight", "1.mlp.gate_up_proj.weight"),
+            (
+                Mixtral,
+                "blk.0.ffn_gate_exps.weight",
+                "0.block_sparse_moe.switch_mlp.gate_proj.weight",
+            ),
+            (
+                Qwen2Moe,
+                "blk.0.ffn_gate_inp_shexp.weight",
+                "0.mlp.shared_expert_gate.weight",
+            ),
+            (
+                GptOss,
+                "blk.0.ffn_up_exps.bias",
+                "0.mlp.experts.up_proj.bias",
+            ),
+            (GptOss, "blk.5.attn_sinks.weight", "5.self_attn.sinks"),
+        ] {
+            assert_eq!(named(architecture, name).as_deref(), Some(key));
+        }
+        for name in [
+            "blk.x.attn_q.weight",
+            "blk.0.ffn_gate_exps.weight",
+            "token_embd",
+        ] {
+            assert_eq!(named(Llama, name), None);
+        }
     }
 
     #[test]
