@@ -35,9 +35,10 @@ import tiny_checkpoint
 from lm_cases import CASES, config_of, text_config_of
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load_model
+from mlx_lm.utils import load_model, quantize_model
 
 PROMPT_LENGTH = 17
+SHORT_PROMPT = 8
 NEW_TOKENS = 64
 FEWER_TOKENS = 40
 
@@ -54,7 +55,7 @@ def build(case, seed):
 
     module = importlib.import_module("mlx_lm.models." + {"mistral": "llama"}.get(case.model_type, case.model_type))
     model = module.Model(module.ModelArgs.from_dict(config_of(case)))
-    tiny_checkpoint.random_weights(model, seed, getattr(mx, case.dtype))
+    tiny_checkpoint.random_weights(model, seed, getattr(mx, case.stored or case.dtype))
     if case.quantization:
         chosen = case.quantization
         nn.quantize(
@@ -110,10 +111,27 @@ def write_published(folder, case, model):
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})
 
 
+def write_converted(case, root):
+    """What mlx-lm makes of another case's checkpoint: 4 bits in its own layout."""
+    folder = root / case.path
+    model, config = load_model(root / case.model_type / case.converted, model_config=case.config)
+    stock = getattr(model, "quant_predicate", None) or (lambda path, layer: True)
+
+    def predicate(path, layer):
+        # Routers get 8 bits in groups of 64, which is more than these have.
+        answer = stock(path, layer)
+        return answer | {"group_size": 32} if isinstance(answer, dict) else answer
+
+    with contextlib.redirect_stdout(None):
+        model, config = quantize_model(model, config, group_size=32, bits=4, quant_predicate=predicate)
+    (folder / "config.json").write_text(json.dumps(dict(sorted(config.items())), indent=1) + "\n")
+    tiny_checkpoint.write_weights(folder, model)
+
+
 def load_mlx(case, folder):
     """The checkpoint as mlx-lm reads it, computing in the dtype of the case."""
     model, _ = load_model(folder)
-    if case.maker == "transformers":
+    if case.maker == "transformers" or case.converted or case.stored or case.weights:
         model.set_dtype(getattr(mx, case.dtype))
     return model
 
@@ -122,7 +140,8 @@ def prompt_of(case):
     # No end of text inside the prompt: token 0 is left out.
     name = case.model_type if case.maker == "transformers" else case.weights or case.name
     rng = np.random.default_rng(hash_of(name))
-    return rng.integers(1, tiny_checkpoint.VOCAB_SIZE, PROMPT_LENGTH).astype(np.int32)
+    length = SHORT_PROMPT if case.converted else PROMPT_LENGTH
+    return rng.integers(1, tiny_checkpoint.VOCAB_SIZE, length).astype(np.int32)
 
 
 def hash_of(text):
@@ -234,6 +253,9 @@ def torch_greedy(model, prompt, floor=0.0, count=NEW_TOKENS):
 def write_case(case, root):
     folder = root / case.path
     folder.mkdir(parents=True, exist_ok=True)
+    if case.converted:
+        write_converted(case, root)
+        return
     (folder / "config.json").write_text(json.dumps(config_of(case), indent=1) + "\n")
     if case.weights is None:
         if case.maker == "transformers":
@@ -256,18 +278,26 @@ def whole_folder(case, root, scratch):
     return target
 
 
+def clear_tokens(case, folder, prompt):
+    """How many greedy tokens come before one that rounding might decide, or the end of the text."""
+    tokens, _ = mlx_greedy(load_mlx(case, folder), prompt, floor=0.005, count=SHORT_PROMPT)
+    return max(1, tokens.index(0) if 0 in tokens else len(tokens) - 1)
+
+
 def write_goldens(case, root, scratch):
     folder = whole_folder(case, root, scratch)
     prompt = prompt_of(case)
     measured = {}
     count = FEWER_TOKENS if case.maker == "transformers" else NEW_TOKENS
+    if case.converted:
+        count = clear_tokens(case, folder, prompt)
     if case.oracle == "mlx-lm":
         ours = load_mlx(case, folder)
         logits, steps = mlx_forward(ours, prompt)
         greedy, margin = mlx_greedy(ours, prompt, count=count)
         streamed = [int(t) for t, _ in generate_step(mx.array(prompt), ours, max_tokens=count)]
         assert streamed == greedy, f"{case.path}: generate_step and the plain loop disagree"
-        if case.dtype == "float32" and not case.quantization:
+        if case.dtype == "float32" and not case.quantization and not case.converted:
             theirs, _ = torch_forward(torch_model(case, folder), prompt)
             measured["transformers_difference"] = float(f"{common.relative_difference(np.array(logits), theirs):.1e}")
             assert measured["transformers_difference"] < 1e-4, (case.path, measured)
@@ -316,9 +346,8 @@ def write_goldens(case, root, scratch):
         tolerance=TOLERANCE[case.dtype],
         reason=case.why or REASON[case.dtype],
         oracle=case.oracle,
-        **({"weights": f"../{case.weights}"} if case.weights else {"seed": case.seed}),
+        **({"weights": f"../{case.weights}"} if case.weights else {"from": case.converted} if case.converted else {"seed": case.seed}),
         cache_invariant=case.cache_invariant,
-        **({"round_trip": True} if case.maker == "transformers" and case.cache_invariant and not case.weights and not case.packing else {}),
         **chat,
         measured={"smallest_greedy_margin": round(margin, 4), "distinct_greedy_tokens": len(set(greedy)), **measured},
     )
@@ -357,7 +386,9 @@ PAGE = """# Language models
 
 Every architecture that `mlx-lm` loads, by the `model_type` of its `config.json`, with the tiny checkpoints that
 hold it to its original: logits of a whole prompt, the same token by token, in chunks and in a batch, and 40 or
-64 greedy tokens; most also quantised to 4 bits, written in shards and read again. A tolerance is the largest
+64 greedy tokens; three prompts of different lengths together, with and without speculation, against each
+alone; written in shards and, where not packed already, in 4 bits, and read again. Cases called `q4-mlx` are
+checkpoints that mlx-lm itself has quantised and written in its own layout. A tolerance is the largest
 difference over the largest logit. `cargo xtask parity lm` makes the checkpoints and writes this page.
 
 Where mlx-lm departs from a model's own definition, transformers is the oracle; the note beside each case in
@@ -378,7 +409,32 @@ def write_page(root, page):
         lines.append(f"| `{model_type}` | {case} | {note['oracle']} | {note['dtype']} | {note['tolerance']:g} |")
     peers = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(PAGE + "\n".join(lines) + f"\n\nPeers: {peers}. Written {datetime.date.today()}.\n", encoding="utf-8")
+    page.write_text(PAGE + "\n".join(lines) + gguf_section(root.parent / "lm_gguf") + f"\n\nPeers: {peers}. Written {datetime.date.today()}.\n", encoding="utf-8")
+
+
+GGUF = """
+
+## GGUF
+
+Families that are read from GGUF files, each with a tiny file written by llama.cpp's `gguf` package and the logits
+that transformers computes of the values in it; `cargo xtask parity lm_gguf` makes them. The last column is how far
+llama.cpp's own logits are from those, of the same values in float32; it keeps some tables in half precision.
+
+| `general.architecture` | `model_type` | case | tolerance | llama.cpp |
+|---|---|---|---|---|
+"""
+
+
+def gguf_section(root):
+    lines = []
+    for path in sorted(root.glob("*/note.json")):
+        note = json.loads(path.read_text())
+        theirs = note["measured"].get("llama_cpp_difference")
+        lines.append(
+            f"| `{note['architecture']}` | `{note['model_type']}` | {path.parent.name} | {note['tolerance']:g} | "
+            f"{'–' if theirs is None else f'{theirs:g}'} |"
+        )
+    return GGUF + "\n".join(lines) if lines else ""
 
 
 def generate(out, args):

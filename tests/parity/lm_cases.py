@@ -29,6 +29,8 @@ class Case:
     name: str
     seed: int = 0
     dtype: str = "float32"
+    # What the weights are stored in, where that is less than what they are computed in.
+    stored: str | None = None
     config: dict = field(default_factory=dict)
     drop: tuple = ()
     quantization: dict | None = None
@@ -45,6 +47,8 @@ class Case:
     packing: str | None = None
     why: str = ""
     cache_invariant: bool = True
+    # The case whose checkpoint mlx-lm quantises and writes in its own layout.
+    converted: str | None = None
 
     @property
     def path(self):
@@ -58,9 +62,9 @@ class Case:
 CASES = [
     Case("llama", "f32", seed=66),
     Case("llama", "bf16", seed=218, dtype="bfloat16", config={"intermediate_size": 96, "tie_word_embeddings": False}),
-    Case("llama", "bias", seed=34, config={"attention_bias": True, "mlp_bias": True}),
+    Case("llama", "bias", seed=34, stored="bfloat16", config={"attention_bias": True, "mlp_bias": True}),
     Case(
-        "llama", "sharded-rope-llama3", seed=26, shards=2,
+        "llama", "sharded-rope-llama3", seed=26, shards=2, stored="bfloat16",
         config={
             "tie_word_embeddings": False,
             "rope_theta": 500000.0,
@@ -114,16 +118,16 @@ CASES = [
         config={"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
         why="mlx-lm's llama overlooks the nested rope_parameters of transformers 5 and falls back to theta 10000",
     ),
-    Case("mistral", "f32", seed=17, config={"head_dim": 32, "tie_word_embeddings": False, "sliding_window": None}),
+    Case("mistral", "f32", seed=17, stored="bfloat16", config={"head_dim": 32, "tie_word_embeddings": False, "sliding_window": None}),
     Case(
         "mistral", "sliding", weights="f32", oracle="transformers",
         config={"head_dim": 32, "tie_word_embeddings": False, "sliding_window": 7},
         why="mlx-lm reads a mistral through its llama and ignores sliding_window",
     ),
-    Case("qwen2", "f32", seed=0, config={"tie_word_embeddings": False, "rope_theta": 1000000.0}),
+    Case("qwen2", "f32", seed=0, stored="bfloat16", config={"tie_word_embeddings": False, "rope_theta": 1000000.0}),
     Case("qwen2", "bf16", seed=928, dtype="bfloat16", config={"intermediate_size": 96, "rope_theta": 1000000.0}, chat_template="inside"),
     Case("qwen2", "q4-bf16", seed=6147, dtype="bfloat16", config={"intermediate_size": 96, "rope_theta": 1000000.0, "tie_word_embeddings": False}, quantization={"group_size": 32, "bits": 4}),
-    Case("qwen3", "f32", seed=555, config={"intermediate_size": 96, "head_dim": 32, "rope_theta": 1000000.0}),
+    Case("qwen3", "f32", seed=555, stored="bfloat16", config={"intermediate_size": 96, "head_dim": 32, "rope_theta": 1000000.0}),
     Case("qwen3", "bf16", seed=635, dtype="bfloat16", config={"intermediate_size": 96, "head_dim": 32, "rope_theta": 1000000.0, "tie_word_embeddings": False}, chat_template="beside"),
     Case(
         "qwen3", "q4-mixed", seed=2968, dtype="bfloat16",
@@ -499,6 +503,25 @@ CASES.append(
     )
 )
 
+# As mlx-lm's own `convert` leaves them: experts stacked, keys renamed, 4 bits.
+CASES += [
+    Case(model_type, "q4-mlx", converted=source, maker="mlx-lm", config=config)
+    for model_type, source, config in [
+        ("deepseek_v2", "f32", {}),
+        ("deepseek_v3", "f32", {}),
+        ("gemma4_text", "experts", {}),
+        ("glm4_moe", "f32", {}),
+        ("gpt_oss", "mxfp4", {}),
+        ("lfm2_moe", "f32", {}),
+        ("mixtral", "f32", {}),
+        ("nemotron_h", "f32", {}),
+        ("qwen2_moe", "plain", {}),
+        ("qwen3_moe", "f32", {}),
+        # mlx-lm reads no layer_types here.
+        ("qwen3_next", "f32", {"full_attention_interval": 3}),
+    ]
+]
+
 # What stands inside a multimodal configuration, and its class in transformers.
 INNER = {"gemma3": "gemma3_text", "mistral3": "ministral3", "gemma4": "gemma4_text"}
 
@@ -519,7 +542,7 @@ def config_of(case):
         config["torch_dtype"] = "bfloat16"
     else:
         config = {"architectures": [ARCHITECTURES[case.model_type] + "ForCausalLM"]} | text_config_of(case)
-        config["torch_dtype"] = case.dtype
+        config["torch_dtype"] = case.stored or case.dtype
     if case.quantization:
         config["quantization"] = case.quantization
     return config

@@ -199,9 +199,13 @@ impl From<QuantizationFields> for Quantization {
                     bits,
                     mode,
                 } => {
-                    let base = mode
-                        .filter(|mode| *mode != default.mode)
-                        .map_or(default, LayerQuantization::new);
+                    // A layer's own settings are affine unless they say otherwise, whatever the
+                    // other layers are: that is how routers of mxfp4 models are written.
+                    let mode = mode.unwrap_or_default();
+                    let base = match mode == default.mode {
+                        true => default,
+                        false => LayerQuantization::new(mode),
+                    };
                     Some((path, Some(settings(base, group_size, bits))))
                 }
             });
