@@ -5,6 +5,7 @@
 
 #include "convert.hpp"
 #include "mlx/compile_impl.h"
+#include "shapeless.hpp"
 
 struct mlxs_arrays {
   std::vector<mlx::core::array> values;
@@ -224,7 +225,9 @@ int mlxs_compile(
     bool shapeless,
     mlxs_error* error) {
   return guard(error, [&] {
-    out->ctx = new Function(mx::detail::compile(*function(closure), id, shapeless));
+    const auto& f = *function(closure);
+    out->ctx = new Function(
+        shapeless ? shim::shapeless(f, id) : mx::detail::compile(f, id, false));
   });
 }
 

@@ -11,8 +11,12 @@ use crate::closure::{self, Compiled};
 /// A function that traces `f` once for each combination of input shapes and dtypes, and from then
 /// on runs the simplified, fused graph without calling `f`.
 ///
-/// With `shapeless` one trace serves all shapes of the same ranks; operations that need to know
-/// theirs refuse that. `f` must be pure: arrays that it captures become constants of the graph (see
+/// With `shapeless` one trace serves all shapes of the same ranks. Operations that need to know
+/// theirs refuse that, and a call is an error whose shapes the trace cannot serve: each operation of
+/// the graph is checked before it runs. A shape that `f` reads is that of the trace, so `f` must
+/// not compute with it; neither must it make arrays of that shape, as `ones_like` does.
+///
+/// `f` must be pure: arrays that it captures become constants of the graph (see
 /// [`compile_with_state`] for those that change), evaluating inside it is an error, and its side
 /// effects happen while tracing only.
 ///

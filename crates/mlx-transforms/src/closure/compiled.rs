@@ -80,6 +80,8 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Compiled<F> {
     plain: Closure,
+    /// How often the function itself has run.
+    runs: Arc<AtomicUsize>,
     compiled: Closure,
     id: usize,
     caches: Mutex<Vec<Weak<Cache>>>,
@@ -97,10 +99,16 @@ where
 {
     pub(crate) fn new(f: F, shapeless: bool) -> Result<Self> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let plain = Closure::new(f)?;
+        let runs = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&runs);
+        let plain = Closure::new(move |inputs: &[Array]| {
+            count.fetch_add(1, Ordering::Relaxed);
+            f(inputs)
+        })?;
         let compiled = plain.compile(id, shapeless)?;
         Ok(Compiled {
             plain,
+            runs,
             compiled,
             id,
             caches: Mutex::new(Vec::new()),
@@ -120,9 +128,11 @@ impl<F> Compiled<F> {
         };
         self.remember(&cache);
         let _leave = Enter::new(self.id);
+        let before = self.runs.load(Ordering::Relaxed);
         let result = self.compiled.call(inputs);
-        if result.is_err() {
-            // A failed trace leaves an empty entry behind.
+        if result.is_err() && self.runs.load(Ordering::Relaxed) != before {
+            // A failed trace leaves an empty entry behind. A good one stays that was replayed for
+            // shapes it cannot serve: the next call must not depend on that.
             cache.erase(self.id);
         }
         result

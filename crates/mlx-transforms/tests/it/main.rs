@@ -14,4 +14,5 @@ mod export;
 mod graph;
 mod jacobian;
 mod leaks;
+mod shapeless;
 mod vmap;
