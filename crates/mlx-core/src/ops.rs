@@ -16,3 +16,4 @@ pub mod quantized;
 pub mod random;
 pub mod reduction;
 pub mod shape;
+pub mod unchecked;

@@ -54,10 +54,10 @@ pub fn generate(folder: &Path) -> Result<String> {
 }
 
 fn method(family: &str, function: &syn::ItemFn) -> Option<String> {
-    if !matches!(function.vis, syn::Visibility::Public(_)) {
+    let signature = &function.sig;
+    if !matches!(function.vis, syn::Visibility::Public(_)) || signature.unsafety.is_some() {
         return None;
     }
-    let signature = &function.sig;
     let mut inputs = signature.inputs.iter();
     let syn::FnArg::Typed(first) = inputs.next()? else {
         return None;

@@ -621,6 +621,20 @@ impl Array {
         ops::fast::scaled_dot_product_attention(self, keys, values, scale, mask, sinks)
     }
 
+    /// See [`ops::fast::scaled_dot_product_attention_fused`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn scaled_dot_product_attention_fused(
+        &self,
+        keys: &Array,
+        values: &Array,
+        scale: f32,
+        mask: ops::fast::AttentionMask<'_>,
+        sinks: Option<&Array>,
+    ) -> Result<Array> {
+        ops::fast::scaled_dot_product_attention_fused(self, keys, values, scale, mask, sinks)
+    }
+
     /// See [`ops::fast::gated_delta_update`].
     #[inline]
     #[allow(clippy::missing_errors_doc)]
@@ -1531,6 +1545,27 @@ impl Array {
         layout: ops::quantized::QuantizationLayout,
     ) -> Result<Array> {
         ops::quantized::gather_qmm(self, w, scales, biases, indices, transpose, layout)
+    }
+
+    /// See [`ops::quantized::gather_qmm_with_global_scale`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn gather_qmm_with_global_scale(
+        &self,
+        w: &Array,
+        scales: &Array,
+        global_scale: &Array,
+        indices: ops::quantized::GatherIndices<'_>,
+        transpose: bool,
+    ) -> Result<Array> {
+        ops::quantized::gather_qmm_with_global_scale(
+            self,
+            w,
+            scales,
+            global_scale,
+            indices,
+            transpose,
+        )
     }
 
     /// See [`ops::quantized::to_fp8`].

@@ -1,7 +1,8 @@
 //! Arithmetic and elementary functions, element by element.
 
+use super::checked;
 use crate::ffi::ops as ffi;
-use crate::{Array, Dtype, DtypeCategory, Error, Result};
+use crate::{Array, Error, Result};
 
 /// `lhs + rhs`, element by element.
 ///
@@ -497,62 +498,31 @@ pub fn clip(a: &Array, a_min: Option<&Array>, a_max: Option<&Array>) -> Result<A
     ffi::clip(a, a_min, a_max)
 }
 
-/// Integer divisors that are zero, or -1 under the smallest integer, end a process that divides by
-/// them; this looks for them first. Lazy for floating point, evaluates `rhs` for integers.
-fn checked_divisor(op: &'static str, lhs: &Array, rhs: &Array) -> Result<()> {
-    if lhs.dtype().is_floating() || rhs.dtype().is_floating() {
-        return Ok(());
-    }
-    if lhs.dtype() == Dtype::Complex64 || rhs.dtype() == Dtype::Complex64 || rhs.size() == 0 {
-        return Ok(());
-    }
-    let zero = ffi::equal(rhs, &Array::scalar_dtype(0.0, rhs.dtype())?)?;
-    if super::reduction::any(&zero, false)?.item::<bool>()? {
-        return Err(Error::Shape {
-            op,
-            message: "integer division by zero".to_owned(),
-        });
-    }
-    let signed = |array: &Array| array.dtype().category() == DtypeCategory::SignedInteger;
-    if signed(lhs) && signed(rhs) && lhs.size() > 0 {
-        let minus_one = ffi::equal(rhs, &Array::scalar(-1i64)?)?;
-        let wide = lhs.dtype().size().max(rhs.dtype().size()) == 8;
-        let smallest = if wide { i64::MIN } else { i64::from(i32::MIN) };
-        let lowest = ffi::equal(lhs, &Array::scalar(smallest)?)?;
-        let both = ffi::logical_and(&minus_one, &lowest)?;
-        if super::reduction::any(&both, false)?.item::<bool>()? {
-            return Err(Error::Shape {
-                op,
-                message: "the quotient of the smallest integer and -1 overflows".to_owned(),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// `lhs / rhs` rounded towards minus infinity, element by element.
 ///
-/// The shapes broadcast. The result has the promoted dtype. Integer operands are evaluated, to
-/// look for divisors that would end the process.
+/// The shapes broadcast. The result has the promoted dtype. An integer `rhs` is looked at first,
+/// because some divisors would end the process: computed ones are read, lazy ones computed. `lhs`
+/// is computed only if it holds signed integers and a divisor is -1.
 ///
 /// # Errors
 /// [`Error::Shape`] for an integer division by zero or an overflow; [`Error::Op`] if the shapes do
 /// not broadcast.
 pub fn floor_divide(lhs: &Array, rhs: &Array) -> Result<Array> {
-    checked_divisor("floor_divide", lhs, rhs)?;
+    checked::divisor("floor_divide", lhs, rhs)?;
     ffi::floor_divide(lhs, rhs)
 }
 
 /// The remainder of `lhs / rhs` with the sign of `rhs`, as Python's `%`.
 ///
-/// The shapes broadcast. The result has the promoted dtype. Integer operands are evaluated, to
-/// look for divisors that would end the process.
+/// The shapes broadcast. The result has the promoted dtype. An integer `rhs` is looked at first,
+/// because some divisors would end the process: computed ones are read, lazy ones computed. `lhs`
+/// is computed only if it holds signed integers and a divisor is -1.
 ///
 /// # Errors
 /// [`Error::Shape`] for an integer division by zero or an overflow; [`Error::Op`] if the shapes do
 /// not broadcast.
 pub fn remainder(lhs: &Array, rhs: &Array) -> Result<Array> {
-    checked_divisor("remainder", lhs, rhs)?;
+    checked::divisor("remainder", lhs, rhs)?;
     ffi::remainder(lhs, rhs)
 }
 
@@ -561,7 +531,11 @@ pub fn remainder(lhs: &Array, rhs: &Array) -> Result<Array> {
 /// # Errors
 /// As [`floor_divide`].
 pub fn divmod(lhs: &Array, rhs: &Array) -> Result<(Array, Array)> {
-    checked_divisor("divmod", lhs, rhs)?;
+    checked::divisor("divmod", lhs, rhs)?;
+    if lhs.dtype().is_floating() || rhs.dtype().is_floating() {
+        // MLX's joint operation has no gradient but zero.
+        return Ok((ffi::floor_divide(lhs, rhs)?, ffi::remainder(lhs, rhs)?));
+    }
     let mut parts = ffi::divmod(lhs, rhs)?.into_iter();
     match (parts.next(), parts.next()) {
         (Some(quotient), Some(remainder)) => Ok((quotient, remainder)),

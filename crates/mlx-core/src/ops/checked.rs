@@ -1,4 +1,4 @@
-//! Indices that cannot leave their array.
+//! Indices that cannot leave their array, and divisors that cannot end the process.
 //!
 //! MLX's CPU kernels trust every index. Here an index array that is computed already is read and
 //! refused if it points outside; one that is still lazy is limited to the axis in the graph, so
@@ -87,5 +87,56 @@ fn first_outside(indices: &Array, len: i64) -> Result<Option<i64>> {
         Dtype::Int32 => scan!(i32),
         Dtype::Int64 => scan!(i64),
         _ => None,
+    })
+}
+
+/// Fails for integer divisors that end a process: zero, and -1 under the smallest integer.
+///
+/// Divisors that are computed, as scalars from Rust are, are only read, so that nothing waits for
+/// them. The dividends are computed only if a divisor is -1.
+pub(super) fn divisor(op: &'static str, lhs: &Array, rhs: &Array) -> Result<()> {
+    let inexact = |array: &Array| array.dtype().is_subtype(DtypeCategory::Inexact);
+    if inexact(lhs) || inexact(rhs) || rhs.size() == 0 {
+        return Ok(());
+    }
+    if holds(rhs, 0)? {
+        return Err(Error::shape(op, "integer division by zero"));
+    }
+    let signed = |array: &Array| array.dtype().category() == DtypeCategory::SignedInteger;
+    let wide = lhs.dtype().size().max(rhs.dtype().size()) == 8;
+    let smallest = if wide { i64::MIN } else { i64::from(i32::MIN) };
+    if signed(lhs) && signed(rhs) && holds(rhs, -1)? && holds(lhs, smallest)? {
+        return Err(Error::shape(
+            op,
+            "the quotient of the smallest integer and -1 overflows",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether an array of integers or bools holds this number.
+fn holds(array: &Array, number: i64) -> Result<bool> {
+    macro_rules! scan {
+        ($type:ty) => {
+            match <$type>::try_from(number) {
+                Ok(number) => match array.as_slice::<$type>() {
+                    Ok(values) => values.contains(&number),
+                    Err(_) => array.to_vec::<$type>()?.contains(&number),
+                },
+                Err(_) => false,
+            }
+        };
+    }
+    Ok(match array.dtype() {
+        Dtype::Bool => number == 0 && array.to_vec::<bool>()?.contains(&false),
+        Dtype::Uint8 => scan!(u8),
+        Dtype::Uint16 => scan!(u16),
+        Dtype::Uint32 => scan!(u32),
+        Dtype::Uint64 => scan!(u64),
+        Dtype::Int8 => scan!(i8),
+        Dtype::Int16 => scan!(i16),
+        Dtype::Int32 => scan!(i32),
+        Dtype::Int64 => scan!(i64),
+        _ => false,
     })
 }

@@ -190,6 +190,36 @@ pub fn scaled_dot_product_attention(
     mask: AttentionMask<'_>,
     sinks: Option<&Array>,
 ) -> Result<Array> {
+    attention(queries, keys, values, scale, mask, sinks, false)
+}
+
+/// [`scaled_dot_product_attention`] in one fused kernel or not at all, also where MLX's rules of
+/// thumb prefer separate operations. A fused kernel never holds all `[L, S]` logits at once, so that
+/// it needs less memory for long inputs.
+///
+/// # Errors
+/// As [`scaled_dot_product_attention`], or [`Error::Op`] where the device has no fused kernel for
+/// the operands.
+pub fn scaled_dot_product_attention_fused(
+    queries: &Array,
+    keys: &Array,
+    values: &Array,
+    scale: f32,
+    mask: AttentionMask<'_>,
+    sinks: Option<&Array>,
+) -> Result<Array> {
+    attention(queries, keys, values, scale, mask, sinks, true)
+}
+
+fn attention(
+    queries: &Array,
+    keys: &Array,
+    values: &Array,
+    scale: f32,
+    mask: AttentionMask<'_>,
+    sinks: Option<&Array>,
+    fused: bool,
+) -> Result<Array> {
     let op = "scaled_dot_product_attention";
     for (name, array) in [("queries", queries), ("keys", keys), ("values", values)] {
         if array.ndim() != 4 || array.shape()[1] == 0 {
@@ -207,7 +237,7 @@ pub fn scaled_dot_product_attention(
         AttentionMask::Causal => ("causal", None),
         AttentionMask::Array(mask) => ("", Some(mask)),
     };
-    ffi::fast_scaled_dot_product_attention(queries, keys, values, scale, mode, mask, sinks, false)
+    ffi::fast_scaled_dot_product_attention(queries, keys, values, scale, mode, mask, sinks, fused)
 }
 
 /// One step of the gated delta rule: returns the outputs and the new state.

@@ -201,6 +201,8 @@ pub fn block_masked_mm(
 /// The Walsh–Hadamard transform along the last axis, whose size is `m·2^k` with `m` 1, 12, 20 or
 /// 28, times `scale` (default `1/sqrt(n)`).
 ///
+/// MLX's gradient takes the matrix for symmetric, which it is for `m` 1 only.
+///
 /// # Errors
 /// [`Error::Op`] for other sizes.
 pub fn hadamard_transform(a: &Array, scale: Option<f32>) -> Result<Array> {

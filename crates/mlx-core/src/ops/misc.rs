@@ -214,6 +214,10 @@ pub fn ones_like(a: &Array) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`] if `value` does not broadcast to the shape.
 pub fn full_like(a: &Array, value: &Array) -> Result<Array> {
+    if !value.is_available() {
+        // The gradient of MLX's own operation is wrong by a factor of the value.
+        return ffi::broadcast_to(value, a.shape());
+    }
     ffi::full_like(a, value, value.dtype())
 }
 

@@ -269,21 +269,69 @@ pub fn gather_qmm(
     transpose: bool,
     layout: QuantizationLayout,
 ) -> Result<Array> {
+    let checked = (
+        batch_indices("gather_qmm", x, indices.lhs)?,
+        batch_indices("gather_qmm", w, indices.rhs)?,
+    );
+    let places = (checked.0.as_ref(), checked.1.as_ref());
+    gather_parts(
+        x,
+        w,
+        (scales, biases, None),
+        indices,
+        places,
+        transpose,
+        layout,
+    )
+}
+
+/// [`gather_qmm`] with weights that [`quantize_with_global_scale`] packed: a float32 scale for each
+/// matrix of `w`. GPU only, and without a gradient for the scales.
+///
+/// # Errors
+/// As [`gather_qmm`], or [`Error::Op`] if there is not one float32 scale for each matrix, there are
+/// no indices, or the device is the CPU.
+pub fn gather_qmm_with_global_scale(
+    x: &Array,
+    w: &Array,
+    scales: &Array,
+    global_scale: &Array,
+    indices: GatherIndices<'_>,
+    transpose: bool,
+) -> Result<Array> {
+    let checked = (
+        batch_indices("gather_qmm", x, indices.lhs)?,
+        batch_indices("gather_qmm", w, indices.rhs)?,
+    );
+    let places = (checked.0.as_ref(), checked.1.as_ref());
+    let layout = QuantizationLayout::of(QuantizationMode::Nvfp4);
+    let scales = (scales, None, Some(global_scale));
+    gather_parts(x, w, scales, indices, places, transpose, layout)
+}
+
+/// The product after the indices are known to be good.
+pub(super) fn gather_parts(
+    x: &Array,
+    w: &Array,
+    (scales, biases, global_scale): (&Array, Option<&Array>, Option<&Array>),
+    indices: GatherIndices<'_>,
+    (lhs, rhs): (Option<&Array>, Option<&Array>),
+    transpose: bool,
+    layout: QuantizationLayout,
+) -> Result<Array> {
     check_parts("gather_qmm", biases, layout)?;
-    let lhs = batch_indices("gather_qmm", x, indices.lhs)?;
-    let rhs = batch_indices("gather_qmm", w, indices.rhs)?;
     ffi::gather_qmm(
         x,
         w,
         scales,
         biases,
-        lhs.as_ref(),
-        rhs.as_ref(),
+        lhs,
+        rhs,
         transpose,
         layout.group_size,
         layout.bits,
         layout.mode.as_str(),
-        None,
+        global_scale,
         indices.sorted,
     )
 }

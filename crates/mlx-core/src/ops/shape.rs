@@ -388,7 +388,8 @@ pub enum PadMode {
 /// Adds `widths[i].0` elements before and `widths[i].1` after axis `i`; `value` is a scalar.
 ///
 /// # Errors
-/// [`Error::Shape`] if there is not one width for each axis or one is negative.
+/// [`Error::Shape`] if there is not one width for each axis, one is negative, or `value` is not one
+/// number.
 pub fn pad(a: &Array, widths: &[(i32, i32)], value: &Array, mode: PadMode) -> Result<Array> {
     if widths.len() != a.ndim() {
         return Err(Error::shape(
@@ -415,14 +416,36 @@ pub fn pad(a: &Array, widths: &[(i32, i32)], value: &Array, mode: PadMode) -> Re
         }
     }
     checked_size("pad", &dims, a.dtype())?;
+    if value.size() != 1 {
+        let message = format!(
+            "the value is one number, not an array of {:?}",
+            value.shape()
+        );
+        return Err(Error::shape("pad", message));
+    }
     let axes = crate::shape::every_axis(a.ndim());
     let low: Vec<i32> = widths.iter().map(|width| width.0).collect();
     let high: Vec<i32> = widths.iter().map(|width| width.1).collect();
-    let mode = match mode {
-        PadMode::Constant => "constant",
-        PadMode::Edge => "edge",
-    };
-    ffi::pad(a, &axes, &low, &high, value, mode)
+    if mode == PadMode::Edge {
+        return ffi::pad(a, &axes, &low, &high, value, "edge");
+    }
+    if value.is_available() {
+        return ffi::pad(a, &axes, &low, &high, value, "constant");
+    }
+    // MLX has neither a gradient nor a batched form for the value, and crashes when asked for one.
+    let zero = Array::scalar_dtype(0.0, a.dtype())?;
+    let padded = ffi::pad(a, &axes, &low, &high, &zero, "constant")?;
+    let ones = Array::scalar(true)?.broadcast_to(a.shape())?;
+    let inside = ffi::pad(
+        &ones,
+        &axes,
+        &low,
+        &high,
+        &Array::scalar(false)?,
+        "constant",
+    )?;
+    let value = ffi::astype(&ffi::reshape(value, &[])?, a.dtype())?;
+    ffi::r#where(&inside, &padded, &value)
 }
 
 /// Coordinate grids of one-dimensional arrays; `sparse` leaves them unexpanded. `indexing` is

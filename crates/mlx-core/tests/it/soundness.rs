@@ -449,3 +449,33 @@ fn decompositions_of_infinity_are_errors() {
     assert!(a.pinv().unwrap().eval().is_err());
     assert!(a.norm_p(2.0, None, false).unwrap().eval().is_err());
 }
+
+#[test]
+fn padding_values_are_one_number() {
+    use mlx_core::ops::shape::{PadMode, pad};
+    let x = range(3);
+    for value in [Array::zeros::<f32>(&[0]), Array::zeros::<f32>(&[2])] {
+        assert!(pad(&x, &[(1, 1)], &value.unwrap(), PadMode::Constant).is_err());
+    }
+    let lazy = (Array::scalar(2i32).unwrap() + 0).unwrap();
+    for value in [lazy.reshape(&[1, 1]).unwrap(), lazy] {
+        let padded = pad(&x, &[(1, 2)], &value, PadMode::Constant).unwrap();
+        assert_eq!(
+            padded.to_vec::<f32>().unwrap(),
+            [2.0, 0.0, 1.0, 2.0, 2.0, 2.0]
+        );
+    }
+}
+
+#[test]
+fn divisors_from_rust_are_read_and_nothing_is_computed() {
+    let two = Array::scalar(2i32).unwrap();
+    let dividend = lazy(&[7, 9]);
+    let quotient = dividend.floor_divide(&two).unwrap();
+    assert!(!dividend.is_available());
+    assert_eq!(quotient.to_vec::<i32>().unwrap(), [3, 4]);
+    let minus = Array::scalar(-1i32).unwrap();
+    assert!(lazy(&[7, i32::MIN]).remainder(&minus).is_err());
+    assert!(dividend.remainder(&lazy(&[1, 0])).is_err());
+    assert!(dividend.divmod(&Array::scalar(0u8).unwrap()).is_err());
+}
