@@ -6,11 +6,14 @@
 )]
 
 mod autograd_contract;
+#[path = "../../crates/mlx-core/tests/it/calls.rs"]
+mod calls;
 mod cli_errors;
 mod cpu_kernels;
 mod damaged_files;
 mod deep_graphs;
 mod distributed;
+mod gradients;
 mod lm_gguf;
 mod lm_parity;
 mod minilm;
@@ -19,4 +22,6 @@ mod prose;
 mod smollm2;
 mod support;
 mod tokenizers;
+#[cfg(unix)]
+mod transform_fuzz;
 mod transform_soundness;

@@ -2,7 +2,8 @@
 
 The inputs are descriptions that both sides turn into the same arrays (core_spec.py), so the
 golden file holds answers only. `python core.py --out FOLDER` writes cases.json, a list of calls,
-and golden.safetensors, the bytes of all answers in the order of the calls.
+and golden.safetensors, the bytes of all answers in the order of the calls; and the same for the
+gradients (core_gradients.py).
 """
 
 import json
@@ -11,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 import common
+import core_gradients
 import core_more  # noqa: F401  (fills the table)
 import core_random  # noqa: F401
 import core_spec as spec
@@ -67,7 +69,11 @@ def generate(out, _args):
                 for data, _, _ in parts:
                     answers += data
             cases.append(record)
-    folder = out / "core" / "ops"
+    write(out / "core" / "ops", cases, answers)
+    write(out / "core" / "gradients", *core_gradients.record(resolve, arrays, raw))
+
+
+def write(folder, cases, answers):
     folder.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
     (folder / "cases.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")

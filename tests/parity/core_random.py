@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from core_table import ALL, VIEWS, key, op
+from core_table import ALL, TABLE, VIEWS, key, op
 
 random = mx.random
 FLOATS = ("f32", "f16", "bf16")
@@ -57,6 +57,8 @@ for name in ("inv", "pinv", "det", "slogdet", "eigvals", "qr", "lu_factor", "lu"
 op("linalg::svd", cpu(lambda a: linalg.svd(a["a"], a["compute_uv"])), [{"a": a, "compute_uv": u} for a in (SQUARE, "@f32:2x3:dist:1") for u in (False, True)])
 for name in ("cholesky", "cholesky_inv", "tri_inv"):
     op("linalg::" + name, cpu(lambda a, f=getattr(linalg, name): f(a["a"], upper=a["upper"])), [{"a": SQUARE, "upper": u} for u in (False, True)])
+# Not positive definite: Python's MLX does not say so either.
+TABLE["linalg::cholesky"].cases += [{"a": "@f32:2x2=1,2,2,1", "upper": u} for u in (False, True)]
 for name in ("eigvalsh",):
     op("linalg::" + name, cpu(lambda a, f=getattr(linalg, name): f(a["a"], a["uplo"])), [{"a": SQUARE, "uplo": u} for u in ("L", "U")])
 op("linalg::solve", cpu(lambda a: linalg.solve(a["a"], a["b"])), [{"a": SQUARE, "b": b} for b in ("@f32:3x2:small:1", "@f32:3:small:1")])
@@ -73,6 +75,7 @@ op("fast::cross_entropy", lambda a: fast.cross_entropy(a["logits"], a["targets"]
 op("fast::rope", lambda a: fast.rope(a["x"], a["dims"], traditional=a["traditional"], base=a["base"], scale=a["scale"], offset=a["offset"]), [{"x": f"@{d}:1x2x3x8:small:1", "dims": n, "traditional": t, "base": 100.0, "scale": 0.5, "offset": 2} for d in FLOATS for n in (8, 4) for t in (False, True)])
 op("fast::rope_with_offsets", lambda a: fast.rope(a["x"], a["dims"], traditional=a["traditional"], base=a["base"], scale=a["scale"], offset=a["offsets"]), [{"x": "@f32:2x2x3x8:small:1", "dims": 8, "traditional": t, "base": 100.0, "scale": 0.5, "offsets": "@i32:2=1,5"} for t in (False, True)])
 op("fast::scaled_dot_product_attention", lambda a: fast.scaled_dot_product_attention(a["queries"], a["keys"], a["values"], scale=a["scale"], mask=a.get("mask_mode") or a.get("mask"), sinks=a.get("sinks")), [{"queries": f"@{d}:1x4x3x8:small:1", "keys": f"@{d}:1x2x5x8:small:2", "values": f"@{d}:1x2x5x8:small:3", "scale": 0.25, **m} for d in FLOATS for m in ({}, {"mask_mode": "causal"}, {"mask": "@bool:3x5:small:3"}, {"sinks": f"@{d}:4:small:5"})])
+op("fast::scaled_dot_product_attention_fused", lambda a: fast.scaled_dot_product_attention(a["queries"], a["keys"], a["values"], scale=a["scale"], mask=a.get("mask_mode") or a.get("mask"), sinks=a.get("sinks"), force_fused=True), [{"queries": f"@{d}:1x4x3x8:small:1", "keys": f"@{d}:1x2x5x8:small:2", "values": f"@{d}:1x2x5x8:small:3", "scale": 0.25, **m} for d in ("f32", "bf16") for m in ({}, {"mask_mode": "causal"}, {"mask": "@bool:3x5:small:3"}, {"sinks": f"@{d}:4:small:5"})])
 op("fast::gated_delta_update", lambda a: fast.gated_delta_update(a["queries"], a["keys"], a["values"], a["gates"], a["beta"], a.get("initial_state")), [{"queries": "@f32:1x3x2x4:unit:1", "keys": "@f32:1x3x2x4:unit:2", "values": "@f32:1x3x2x4:unit:3", "gates": "@f32:1x3x2:unit:4", "beta": "@f32:1x3x2:unit:5"}])
 
 op("array::arange_dtype", lambda a: mx.arange(a["start"], a["stop"], a["step"], a["dtype"]), [{"start": s, "stop": e, "step": t, "dtype": name_of(d)} for s, e, t in ((0.0, 5.0, 1.0), (3.0, -2.0, -0.5), (0.0, 1.0, 2.0), (2.0, 1.0, 1.0)) for d in ("f32", "i32", "f16", "u8")])

@@ -16,16 +16,27 @@ pub(crate) struct Args {
     /// Make only this call, and print its arguments
     #[arg(long)]
     case: Option<u64>,
+    /// Differentiate, batch and compile the calls
+    #[arg(long)]
+    transforms: bool,
 }
 
 /// The name of the test that makes the calls.
 pub(crate) const TEST: &str = "fuzz::hostile_calls_never_crash";
 
+/// The name of the test that transforms them.
+const TRANSFORMS: &str = "transform_fuzz::transforms_of_hostile_calls_never_crash";
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut command = sh::cargo();
+    let (package, test) = if args.transforms {
+        ("mlx-tests", TRANSFORMS)
+    } else {
+        ("mlx-core", TEST)
+    };
     command
-        .args(["test", "--quiet", "--package", "mlx-core", "--test", "it"])
-        .args(["--", "--exact", TEST, "--nocapture"])
+        .args(["test", "--quiet", "--package", package, "--test", "it"])
+        .args(["--", "--exact", test, "--nocapture"])
         .env("MLX_FUZZ_CASES", args.cases.to_string())
         .env("MLX_FUZZ_SEED", args.seed.to_string());
     if let Some(case) = args.case {

@@ -1,5 +1,6 @@
 //! `cargo xtask parity`: golden files from the Python originals, in a private
-//! virtual environment. Nothing else in the workspace needs Python packages.
+//! virtual environment, and for every op the comparison with them. Nothing else
+//! in the workspace needs Python packages.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +22,21 @@ pub(crate) struct Args {
     #[arg(long)]
     fresh: bool,
 }
+
+/// Scripts whose files one test compares in whole, op by op, and prints figures of: its package and
+/// name. `cargo xtask parity SCRIPT` runs them with the new files.
+const COMPARED: &[(&str, &str, &str)] = &[
+    (
+        "core",
+        "mlx-core",
+        "core_parity::every_op_answers_as_python_does",
+    ),
+    (
+        "core",
+        "mlx-tests",
+        "gradients::every_gradient_is_pythons_and_the_derivative",
+    ),
+];
 
 const REQUIREMENTS: &str = "xtask/python/requirements.txt";
 const SCRIPTS: &str = "tests/parity";
@@ -49,7 +65,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !drifted.is_empty() {
         bail!("failed: {}", drifted.join(", "));
     }
+    if !args.check {
+        for script in &scripts {
+            compare(script)?;
+        }
+    }
     println!("parity: {}: ok", scripts.join(", "));
+    Ok(())
+}
+
+/// Runs the tests that compare what a script wrote with ours.
+fn compare(script: &str) -> Result<()> {
+    for (_, package, test) in COMPARED.iter().filter(|(name, ..)| *name == script) {
+        sh::run(
+            sh::cargo()
+                .args(["test", "--quiet", "--package", package, "--test", "it"])
+                .args(["--", "--exact", test, "--nocapture"]),
+        )?;
+    }
     Ok(())
 }
 

@@ -86,6 +86,7 @@ pub(crate) const NAMES: &[(&str, &str)] = &[
     ("fast", "rope"),
     ("fast", "rope_with_offsets"),
     ("fast", "scaled_dot_product_attention"),
+    ("fast", "scaled_dot_product_attention_fused"),
     ("fast", "gated_delta_update"),
     ("fft", "fftn"),
     ("fft", "ifftn"),
@@ -203,6 +204,7 @@ pub(crate) const NAMES: &[(&str, &str)] = &[
     ("quantized", "dequantize"),
     ("quantized", "quantized_matmul"),
     ("quantized", "gather_qmm"),
+    ("quantized", "gather_qmm_with_global_scale"),
     ("quantized", "to_fp8"),
     ("quantized", "from_fp8"),
     ("quantized", "qqmm"),
@@ -727,6 +729,23 @@ pub(crate) fn call(family: &str, name: &str, s: &mut dyn Arguments) -> Result<Ve
             let mask = holders::AttentionMask::read(s, "mask")?;
             let sinks = s.opt_array("sinks")?;
             Ok(ops::fast::scaled_dot_product_attention(
+                &queries,
+                &keys,
+                &values,
+                scale,
+                mask.get(),
+                sinks.as_ref(),
+            )?
+            .into_results())
+        }
+        ("fast", "scaled_dot_product_attention_fused") => {
+            let queries = s.array("queries")?;
+            let keys = s.array("keys")?;
+            let values = s.array("values")?;
+            let scale = s.f32("scale")?;
+            let mask = holders::AttentionMask::read(s, "mask")?;
+            let sinks = s.opt_array("sinks")?;
+            Ok(ops::fast::scaled_dot_product_attention_fused(
                 &queries,
                 &keys,
                 &values,
@@ -1561,6 +1580,23 @@ pub(crate) fn call(family: &str, name: &str, s: &mut dyn Arguments) -> Result<Ve
                 indices.get(),
                 transpose,
                 layout.get(),
+            )?
+            .into_results())
+        }
+        ("quantized", "gather_qmm_with_global_scale") => {
+            let x = s.array("x")?;
+            let w = s.array("w")?;
+            let scales = s.array("scales")?;
+            let global_scale = s.array("global_scale")?;
+            let indices = holders::GatherIndices::read(s, "indices")?;
+            let transpose = s.bool("transpose")?;
+            Ok(ops::quantized::gather_qmm_with_global_scale(
+                &x,
+                &w,
+                &scales,
+                &global_scale,
+                indices.get(),
+                transpose,
             )?
             .into_results())
         }

@@ -306,7 +306,7 @@ fn fused(rng: &mut Rng, name: &str, arrays: &mut Arrays, numbers: &mut Numbers) 
             arrays.insert("freqs", vec![values(rng, &[width / 2], Dtype::Float32)?]);
             numbers.insert("dims", vec![width]);
         }
-        "scaled_dot_product_attention" => {
+        "scaled_dot_product_attention" | "scaled_dot_product_attention_fused" => {
             let (heads, groups, keys) = (rng.int(1, 2), rng.int(1, 3), size(rng));
             let queries = values(rng, &[batch, heads * groups, length, width], dtype)?;
             arrays.insert("queries", vec![queries]);
