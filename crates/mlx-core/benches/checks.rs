@@ -34,6 +34,9 @@ fn lazy(indices: &Array) -> Array {
     (indices + 0).unwrap()
 }
 
+/// An op as a function of its indices.
+type Form<'a> = dyn Fn(&Array) -> Result<Array> + 'a;
+
 /// Times both forms on indices that are computed and on indices that are not.
 fn pair(
     group: &mut BenchmarkGroup<'_, WallTime>,
@@ -42,8 +45,7 @@ fn pair(
     checked: impl Fn(&Array) -> Result<Array>,
     unchecked: impl Fn(&Array) -> Result<Array>,
 ) {
-    let forms: [(&str, &dyn Fn(&Array) -> Result<Array>); 2] =
-        [("checked", &checked), ("unchecked", &unchecked)];
+    let forms: [(&str, &Form<'_>); 2] = [("checked", &checked), ("unchecked", &unchecked)];
     for (form, f) in forms {
         group.bench_function(format!("{name}, computed, {form}"), |bench| {
             bench.iter(|| f(indices).unwrap().eval().unwrap());
