@@ -423,6 +423,15 @@ int mlxs_graph_write(bool dot, const mlxs_array* outputs, size_t n_outputs,
                      void (*write)(void* context, const char* text, size_t length),
                      mlxs_error* error);
 
+// ---- products -----------------------------------------------------------------------------
+
+/// c = alpha · a · b + beta · c for matrices of any strides, in elements; one of `c`'s must be 1.
+/// With a beta of zero, `c` is not read. False if this processor has no faster way than the
+/// caller's own, or no memory is left: then nothing has been done.
+bool mlxs_sgemm(size_t m, size_t n, size_t inner, float alpha, const float* a, int64_t a_row,
+                int64_t a_col, const float* b, int64_t b_row, int64_t b_col, float beta, float* c,
+                int64_t c_row, int64_t c_col);
+
 // ---- version ------------------------------------------------------------------------------
 
 /// MLX's version at run time, static storage.

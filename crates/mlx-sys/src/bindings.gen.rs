@@ -956,6 +956,28 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
+    /** c = alpha · a · b + beta · c for matrices of any strides, in elements; one of `c`'s must be 1.
+ With a beta of zero, `c` is not read. False if this processor has no faster way than the
+ caller's own, or no memory is left: then nothing has been done.*/
+    #[link_name = "\u{1}mlxs_sgemm"]
+    pub fn sgemm(
+        m: usize,
+        n: usize,
+        inner: usize,
+        alpha: f32,
+        a: *const f32,
+        a_row: i64,
+        a_col: i64,
+        b: *const f32,
+        b_row: i64,
+        b_col: i64,
+        beta: f32,
+        c: *mut f32,
+        c_row: i64,
+        c_col: i64,
+    ) -> bool;
+}
+unsafe extern "C" {
     /// MLX's version at run time, static storage.
     #[link_name = "\u{1}mlxs_version"]
     pub fn version() -> *const ::core::ffi::c_char;

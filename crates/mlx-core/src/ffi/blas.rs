@@ -3,7 +3,8 @@
 //! MLX's packaged library for Linux brings the reference BLAS: correct, scalar and slow. The
 //! dynamic linker looks a library's symbols up in the program first, so that the `cblas_*gemm`
 //! defined here, which the linker exports from every program that contains this crate, take the
-//! place of the packaged ones. They are built on the crate `gemm`.
+//! place of the packaged ones. In f32 with AVX-512 they are our own kernel's (`shim/cpu/gemm.cpp`),
+//! otherwise the crate `gemm`'s.
 //!
 //! `MLX_CPU_KERNELS=off` in the environment passes every call on to the library's own BLAS.
 
@@ -83,11 +84,42 @@ impl Strides {
 trait Scalar: Copy + PartialEq + std::ops::MulAssign + Send + Sync + 'static {
     const ZERO: Self;
     const ONE: Self;
+
+    /// Computes the product with a kernel of our own; false if there is none.
+    ///
+    /// # Safety
+    /// As [`Call::run`].
+    unsafe fn own(_call: &Call<Self>, _dims: [usize; 3], _strides: [Strides; 3]) -> bool {
+        false
+    }
 }
 
 impl Scalar for f32 {
     const ZERO: f32 = 0.0;
     const ONE: f32 = 1.0;
+
+    unsafe fn own(call: &Call<f32>, [m, n, k]: [usize; 3], [a, b, c]: [Strides; 3]) -> bool {
+        let distance = |stride: isize| stride as i64; // as wide on every target with MLX
+        // SAFETY: the caller's promise; the strides are those of the matrices described.
+        unsafe {
+            mlx_sys::sgemm(
+                m,
+                n,
+                k,
+                call.alpha,
+                call.a,
+                distance(a.row),
+                distance(a.col),
+                call.b,
+                distance(b.row),
+                distance(b.col),
+                call.beta,
+                call.c,
+                distance(c.row),
+                distance(c.col),
+            )
+        }
+    }
 }
 
 impl Scalar for f64 {
@@ -145,6 +177,10 @@ impl<T: Scalar> Call<T> {
         if k == 0 || self.alpha == T::ZERO {
             // SAFETY: the caller's promise about `c`.
             unsafe { self.scale(m, n, c) };
+            return;
+        }
+        // SAFETY: the caller's promise.
+        if unsafe { T::own(&self, [m, n, k], [a, b, c]) } {
             return;
         }
         let work = m.saturating_mul(n).saturating_mul(k);

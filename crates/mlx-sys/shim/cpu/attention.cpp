@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "fused.hpp"
-#include "product.hpp"
+#include "support.hpp"
 
 namespace shim::cpu {
 namespace {
@@ -93,6 +93,11 @@ struct Task {
   std::size_t d, dv; // elements of a key, of a value
   float* memory;
 
+  /// Parts of the memory start at lines of the cache.
+  static std::size_t whole_lines(std::size_t floats) {
+    return (floats + 15) / 16 * 16;
+  }
+
   /// Few queries are answered one by one: blocks of columns would be nearly empty.
   bool few() const {
     return length * 2 < k->nr;
@@ -138,8 +143,8 @@ struct Task {
   }
 
   // Blocks of queries, as the columns of both products: scores = K · Qᵀ, and Vᵀ · weights.
-  // [sinks][packed keys and values of each head][per thread: queries, scores, result, factors,
-  // a line for packing]
+  // [sinks][packed keys and values of each head][per thread: queries, scores, result, factors, a
+  // line of results]
 
   std::size_t key_blocks() const {
     return (kept + k->mr - 1) / k->mr;
@@ -148,52 +153,52 @@ struct Task {
     return (dv + k->mr - 1) / k->mr;
   }
   std::size_t packed_keys() const {
-    return key_blocks() * k->mr * d;
+    return whole_lines(key_blocks() * k->mr * d);
   }
   std::size_t packed_values() const {
-    return value_panels() * k->mr * kept;
+    return whole_lines(value_panels() * k->mr * kept);
   }
   std::size_t block_floats() const {
-    return k->nr * (d + key_blocks() * k->mr + value_panels() * k->mr + 1) + line();
+    return whole_lines(
+        k->nr * (d + key_blocks() * k->mr + value_panels() * k->mr + 1) + line());
   }
   std::size_t line() const {
     return std::max(d, dv);
   }
 
   std::size_t floats() const {
-    return sinks.count +
+    return whole_lines(sinks.count) +
         (few() ? threads() * each_floats()
                : batch * kv_heads * (packed_keys() + packed_values()) +
                  threads() * block_floats());
   }
 
-  void pack_head(std::size_t b, std::size_t h, std::size_t block, float* to, float* line) const {
+  void pack_head(std::size_t b, std::size_t h, std::size_t block, float* to) const {
     const std::size_t mr = k->mr;
     if (block < key_blocks()) {
       const std::size_t first = block * mr;
-      pack(
-          k, to + first * d, keys.at(b, h, first), keys.type, 1, keys.row, d,
-          std::min(mr, kept - first), mr, line);
+      k->blocks.pack_a(
+          to + first * d, keys.at(b, h, first), keys.type, 1, keys.row, d,
+          std::min(mr, kept - first));
       return;
     }
     const std::size_t first = (block - key_blocks()) * mr;
     const char* from = values.at(b, h, 0) + first * float_size(values.type);
-    pack(
-        k, to + packed_keys() + first * kept, from, values.type, values.row, 1, kept,
-        std::min(mr, dv - first), mr, line);
+    k->blocks.pack_a(
+        to + packed_keys() + first * kept, from, values.type, values.row, 1, kept,
+        std::min(mr, dv - first));
   }
 
   void blocks() const {
     const std::size_t mr = k->mr, nr = k->nr;
     const float* sink = sinks.read(k, memory);
-    float* packed = memory + sinks.count;
+    float* packed = memory + whole_lines(sinks.count);
     const std::size_t per_head = packed_keys() + packed_values();
     float* rest = packed + batch * kv_heads * per_head;
     const std::size_t pieces = key_blocks() + value_panels();
-    for_each(batch * kv_heads * pieces, work() >= parallel_from, [&](std::size_t task, std::size_t thread) {
+    for_each(batch * kv_heads * pieces, work() >= parallel_from, [&](std::size_t task, std::size_t) {
       const std::size_t head = task / pieces;
-      float* line = rest + thread * block_floats();
-      pack_head(head / kv_heads, head % kv_heads, task % pieces, packed + head * per_head, line);
+      pack_head(head / kv_heads, head % kv_heads, task % pieces, packed + head * per_head);
     });
     const std::size_t columns = (length + nr - 1) / nr;
     for_each(batch * heads * columns, work() >= parallel_from, [&](std::size_t task, std::size_t thread) {
@@ -209,7 +214,7 @@ struct Task {
       float* factors = result + nr * value_panels() * mr;
       float* line = factors + nr;
 
-      pack(k, queries, q.at(b, h, first), q.type, 1, q.row, d, count, nr, line);
+      k->blocks.pack_b(queries, q.at(b, h, first), q.type, 1, q.row, d, count);
       for (std::size_t i = 0; i < nr * d; ++i) {
         queries[i] *= scale;
       }

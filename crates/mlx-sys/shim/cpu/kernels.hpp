@@ -57,8 +57,34 @@ struct IntegerKernels {
   void (*dot)(const IntegerDot&);
 };
 
+/// One way to multiply matrices block by block: how panels of both are packed, and the inner loop.
+struct Blocks {
+  /// Rows and columns of the block that `multiply` computes.
+  std::size_t rows, columns;
+  /// Steps along the inner dimension that a panel holds at most; a multiple of every group.
+  std::size_t depth;
+  /// Bytes of a panel of `depth` steps.
+  std::size_t a_bytes, b_bytes;
+
+  /// Packs `count` lines of `steps` elements, with zeros for the missing ones: element p of line j
+  /// lies at `p · step + j · next`.
+  using Pack = void (*)(
+      void* out, const void* in, Float type, std::int64_t step, std::int64_t next,
+      std::size_t steps, std::size_t count);
+  Pack pack_a, pack_b;
+  /// c[rows][columns] (+)= a × b.
+  void (*multiply)(
+      const void* a, const void* b, float* c, std::size_t ldc, std::size_t steps, bool accumulate);
+
+  /// What a thread does before and after it multiplies; null for nothing.
+  void (*enter)();
+  void (*leave)();
+};
+
 struct Kernels {
   const char* name;
+  /// In f32, whatever the operands' types.
+  Blocks blocks;
   /// Rows and columns of the block that `block` computes.
   std::size_t mr, nr;
   /// Lanes of a vector.
@@ -71,6 +97,10 @@ struct Kernels {
   /// c[mr][nr] (+)= a × b, where `a` is stored as [k][mr] and `b` as [k][nr].
   void (*block)(
       const float* a, const float* b, float* c, std::size_t ldc, std::size_t k, bool accumulate);
+  /// out[j] (+)= x[0] · b[j] + x[1] · b[ldb + j] + …, for k rows of n elements.
+  void (*combine)(
+      float* out, const float* x, const float* b, std::size_t ldb, std::size_t k, std::size_t n,
+      bool accumulate);
   /// out[i * out_stride + j] = row j of `w` · row i of `x`.
   void (*dot)(
       const void* w, Float type, std::size_t w_stride, std::size_t rows, const float* x,
@@ -128,10 +158,18 @@ inline std::size_t scratch_floats(std::size_t groups) {
   return 2 * (groups + 32);
 }
 
+/// Products in tiles of bf16 that are summed in f32. A float has two parts there: what bf16 holds of
+/// it, and what bf16 holds of the rest; together 16 bits.
+struct TileKernels {
+  /// Of bf16 and bf16, of bf16 and parts, and of parts and parts, whose small × small is left out.
+  Blocks whole, half, parts;
+};
+
 // Null where the compiler was not asked for that level.
 extern const Kernels* const kernels_avx512;
 extern const Kernels* const kernels_avx2;
 extern const Kernels* const kernels_portable;
 extern const IntegerKernels* const integer_vnni;
+extern const TileKernels* const tiles_amx;
 
 } // namespace shim::cpu

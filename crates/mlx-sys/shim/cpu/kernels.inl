@@ -15,6 +15,7 @@
 
 namespace {
 
+using shim::cpu::Blocks;
 using shim::cpu::Float;
 using shim::cpu::Kernels;
 using shim::cpu::QuantizedDot;
@@ -27,6 +28,13 @@ typedef std::int32_t Ints __attribute__((vector_size(W * 4)));
 
 constexpr size_t MR = BLOCK_ROWS;
 constexpr size_t NR = 2 * W;
+/// Steps of a packed panel: one of `b` fills most of the first-level cache.
+constexpr size_t DEPTH = 256;
+
+template <size_t N>
+struct Count {
+  static constexpr size_t value = N;
+};
 
 inline Vec load(const float* p) {
   Vec v;
@@ -38,8 +46,19 @@ inline void store(float* p, Vec v) {
   std::memcpy(p, &v, sizeof v);
 }
 
+// Adding `f` to zeros would cost an addition: it makes a difference to −0.
 inline Vec splat(float f) {
-  return Vec{} + f;
+#if defined(__AVX512F__)
+  return (Vec)_mm512_set1_ps(f);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_set1_ps(f);
+#else
+  Vec v;
+  for (size_t i = 0; i < W; ++i) {
+    v[i] = f;
+  }
+  return v;
+#endif
 }
 
 inline float sum(Vec v) {
@@ -107,7 +126,7 @@ inline std::uint16_t float_to_bfloat(float f) {
 
 /// The vector at `p`, of elements of one type.
 template <Float type>
-inline Vec load_as(const void* p, size_t at) {
+inline Vec load_as(const void* p, std::int64_t at) {
   if constexpr (type == Float::f32) {
     return load(static_cast<const float*>(p) + at);
   } else {
@@ -137,7 +156,7 @@ inline Vec load_as(const void* p, size_t at) {
 }
 
 template <Float type>
-inline float load_one(const void* p, size_t at) {
+inline float load_one(const void* p, std::int64_t at) {
   if constexpr (type == Float::f32) {
     return static_cast<const float*>(p)[at];
   } else if constexpr (type == Float::bf16) {
@@ -221,6 +240,130 @@ void block(const float* a, const float* b, float* c, size_t ldc, size_t k, bool 
     }
     store(row, acc[i][0]);
     store(row + W, acc[i][1]);
+  }
+}
+
+#if defined(__AVX512F__)
+/// Each round turns the bits of (row, lane) by one place; after four, lanes are rows.
+inline void transpose(__m512 (&v)[16]) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high =
+      _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  for (int round = 0; round < 4; ++round) {
+    __m512 next[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      next[2 * i] = _mm512_permutex2var_ps(v[i], low, v[i + 8]);
+      next[2 * i + 1] = _mm512_permutex2var_ps(v[i], high, v[i + 8]);
+    }
+    std::memcpy(v, next, sizeof next);
+  }
+}
+#endif
+
+/// Packs lines as [steps][WIDTH] floats.
+template <Float type, size_t WIDTH>
+void pack_as(
+    float* out, const void* in, std::int64_t step, std::int64_t next, size_t steps, size_t count) {
+  constexpr size_t size = type == Float::f32 ? 4 : 2;
+  const auto* bytes = static_cast<const char*>(in);
+  size_t p = 0;
+  if (next == 1) {
+    for (; p < steps; ++p, out += WIDTH) {
+      const char* from = bytes + std::int64_t(p) * step * std::int64_t(size);
+      if (type == Float::f32 && count == WIDTH) {
+        std::memcpy(out, from, WIDTH * size);
+        continue;
+      }
+      size_t j = 0;
+      for (; j + W <= count; j += W) {
+        store(out + j, load_as<type>(from, j));
+      }
+      for (; j < WIDTH; ++j) {
+        out[j] = j < count ? load_one<type>(from, j) : 0.0f;
+      }
+    }
+    return;
+  }
+#if defined(__AVX512F__)
+  if (step == 1) {
+    for (; p + W <= steps; p += W) {
+#pragma GCC unroll 2
+      for (size_t first = 0; first < WIDTH; first += W) {
+        __m512 v[W];
+        for (size_t j = 0; j < W; ++j) {
+          v[j] = first + j < count
+              ? (__m512)load_as<type>(bytes, (std::int64_t(first + j) * next + std::int64_t(p)))
+              : _mm512_setzero_ps();
+        }
+        transpose(v);
+        const size_t lanes = WIDTH - first < W ? WIDTH - first : W;
+        const __mmask16 kept = __mmask16((1u << lanes) - 1);
+        for (size_t i = 0; i < W; ++i) {
+          _mm512_mask_storeu_ps(out + (p + i) * WIDTH + first, kept, v[i]);
+        }
+      }
+    }
+  }
+#endif
+  for (; p < steps; ++p) {
+    for (size_t j = 0; j < WIDTH; ++j) {
+      out[p * WIDTH + j] =
+          j < count ? load_one<type>(bytes, std::int64_t(p) * step + std::int64_t(j) * next) : 0.0f;
+    }
+  }
+}
+
+template <size_t WIDTH>
+void pack(
+    void* out, const void* in, Float type, std::int64_t step, std::int64_t next, size_t steps,
+    size_t count) {
+  auto* to = static_cast<float*>(out);
+  switch (type) {
+    case Float::f32:
+      return pack_as<Float::f32, WIDTH>(to, in, step, next, steps, count);
+    case Float::f16:
+      return pack_as<Float::f16, WIDTH>(to, in, step, next, steps, count);
+    case Float::bf16:
+      return pack_as<Float::bf16, WIDTH>(to, in, step, next, steps, count);
+  }
+}
+
+void multiply_panels(
+    const void* a, const void* b, float* c, size_t ldc, size_t steps, bool accumulate) {
+  block(static_cast<const float*>(a), static_cast<const float*>(b), c, ldc, steps, accumulate);
+}
+
+void combine(
+    float* out, const float* x, const float* b, size_t ldb, size_t k, size_t n, bool accumulate) {
+  size_t p = 0;
+  const auto rows = [&](auto count) {
+    constexpr size_t R = decltype(count)::value;
+    const float* from = b + p * ldb;
+    size_t j = 0;
+    for (; j + W <= n; j += W) {
+      Vec acc = accumulate ? load(out + j) : Vec{};
+#pragma GCC unroll 8
+      for (size_t r = 0; r < R; ++r) {
+        acc += splat(x[p + r]) * load(from + r * ldb + j);
+      }
+      store(out + j, acc);
+    }
+    for (; j < n; ++j) {
+      float acc = accumulate ? out[j] : 0.0f;
+      for (size_t r = 0; r < R; ++r) {
+        acc += x[p + r] * from[r * ldb + j];
+      }
+      out[j] = acc;
+    }
+    p += R;
+    accumulate = true;
+  };
+  while (p + 8 <= k) {
+    rows(Count<8>{});
+  }
+  while (p < k) {
+    rows(Count<1>{});
   }
 }
 
@@ -529,9 +672,14 @@ void dequantize(
 
 #include "kernels_rows.inl"
 
+constexpr Blocks blocks = {
+    MR, NR, DEPTH, MR * DEPTH * sizeof(float), NR * DEPTH * sizeof(float), pack<MR>, pack<NR>,
+    multiply_panels, nullptr, nullptr,
+};
+
 constexpr Kernels table = {
-    LEVEL,   MR,      NR,       W,        to_f32,     from_f32,   round_to,
-    block,   dot,     arrange,  quantized_dot,        dequantize, multiply,
+    LEVEL,   blocks,  MR,       NR,       W,          to_f32,     from_f32,   round_to,
+    block,   combine, dot,     arrange,  quantized_dot,        dequantize, multiply,
     rms_norm, layer_norm,       softmax,  swiglu,     sigmoid,    rotate,
     scores,  weighted, softmax_columns,
 };

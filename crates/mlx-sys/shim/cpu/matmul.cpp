@@ -30,11 +30,17 @@ struct Matrix {
     }
     return data + offset * static_cast<std::int64_t>(float_size(type));
   }
+
+  const char* at(std::size_t index, std::size_t i, std::size_t j) const {
+    return at(index) +
+        (std::int64_t(i) * row + std::int64_t(j) * col) * static_cast<std::int64_t>(float_size(type));
+  }
 };
 
 /// alpha · a · b + beta · c for each matrix of the batch, accumulated in f32.
 struct Task {
-  ProductPlan plan;
+  const Kernels* k;
+  std::size_t m, n, inner;
   Matrix a, b;
   std::optional<Matrix> c;
   float alpha, beta;
@@ -45,21 +51,42 @@ struct Task {
 
   /// The vectors of a product with few rows are read from f32 rows.
   bool few() const {
-    return plan.m <= few_rows && b.row == 1;
+    return m <= few_rows && b.row == 1;
+  }
+
+  /// Tiles hold bf16 as it is.
+  const Blocks& how() const {
+    const auto* tiles = a.type == Float::bf16 ? tile_kernels() : nullptr;
+    return tiles != nullptr && m > few_rows ? tiles->whole : k->blocks;
+  }
+
+  Product product() const {
+    return {how(), m, n, inner, false};
+  }
+
+  /// Many small products are computed at once, a thread each.
+  bool each_alone() const {
+    return batch >= 2 * threads() && work() < (1 << 21);
   }
 
   std::size_t floats() const {
-    return few() ? batch * plan.m * plan.inner
-                 : batch * plan.packed_a + threads() * plan.per_thread;
+    if (few()) {
+      return batch * m * inner;
+    }
+    return (each_alone() ? threads() : 1) * whole_lines(product().floats());
   }
 
+  static std::size_t whole_lines(std::size_t floats) {
+    return (floats + 15) / 16 * 16;
+  }
+
+  /// Of one product.
   std::size_t work() const {
-    return batch * plan.m * plan.n * plan.inner;
+    return m * n * inner;
   }
 
   /// Writes `count` results of a row from column `first` on.
   void finish(std::size_t item, std::size_t row, std::size_t first, std::size_t count, float* values) const {
-    const Kernels* k = plan.k;
     if (c) {
       const auto size = static_cast<std::int64_t>(float_size(c->type));
       const char* from = c->at(item) + (std::int64_t(row) * c->row + std::int64_t(first) * c->col) * size;
@@ -79,21 +106,30 @@ struct Task {
         }
       }
     }
-    const std::size_t at = (item * plan.m + row) * plan.n + first;
+    const std::size_t at = (item * m + row) * n + first;
     k->from_f32(out + at * float_size(out_type), values, out_type, count);
   }
 
   void run() const {
-    few() ? run_few() : run_blocks();
+    if (few()) {
+      run_few();
+    } else if (each_alone()) {
+      const std::size_t floats = whole_lines(product().floats());
+      for_each(batch, batch * work() >= parallel_from, [&](std::size_t item, std::size_t thread) {
+        run_blocks(item, memory + thread * floats, false);
+      });
+    } else {
+      for (std::size_t item = 0; item < batch; ++item) {
+        run_blocks(item, memory, work() >= parallel_from);
+      }
+    }
   }
 
   void run_few() const {
-    const Kernels* k = plan.k;
-    const std::size_t inner = plan.inner;
     const auto size = static_cast<std::int64_t>(float_size(a.type));
     for (std::size_t item = 0; item < batch; ++item) {
-      for (std::size_t i = 0; i < plan.m; ++i) {
-        float* to = memory + (item * plan.m + i) * inner;
+      for (std::size_t i = 0; i < m; ++i) {
+        float* to = memory + (item * m + i) * inner;
         const char* from = a.at(item) + std::int64_t(i) * a.row * size;
         if (a.col == 1) {
           k->to_f32(to, from, a.type, inner);
@@ -105,50 +141,35 @@ struct Task {
       }
     }
     constexpr std::size_t columns = 32;
-    const std::size_t tasks = (plan.n + columns - 1) / columns;
-    for_each(batch * tasks, work() >= parallel_from, [&](std::size_t task, std::size_t) {
+    const std::size_t tasks = (n + columns - 1) / columns;
+    for_each(batch * tasks, batch * work() >= parallel_from, [&](std::size_t task, std::size_t) {
       const std::size_t item = task / tasks;
       const std::size_t first = task % tasks * columns;
-      const std::size_t count = std::min(columns, plan.n - first);
+      const std::size_t count = std::min(columns, n - first);
       float results[few_rows * columns];
       k->dot(
           b.at(item) + std::int64_t(first) * b.col * std::int64_t(float_size(b.type)), b.type, b.col,
-          count, memory + item * plan.m * inner, inner, plan.m, inner, results, columns);
-      for (std::size_t i = 0; i < plan.m; ++i) {
+          count, memory + item * m * inner, inner, m, inner, results, columns);
+      for (std::size_t i = 0; i < m; ++i) {
         finish(item, i, first, count, results + i * columns);
       }
     });
   }
 
-  void run_blocks() const {
-    const Kernels* k = plan.k;
-    float* rest = memory + batch * plan.packed_a;
-    const bool parallel = work() >= parallel_from;
-    for_each(batch * plan.row_blocks, parallel, [&](std::size_t task, std::size_t) {
-      const std::size_t item = task / plan.row_blocks;
-      pack_rows(
-          plan, memory + item * plan.packed_a, a.at(item), a.type, a.row, a.col,
-          task % plan.row_blocks);
-    });
-    for_each(batch * plan.column_tasks, parallel, [&](std::size_t task, std::size_t thread) {
-      const std::size_t item = task / plan.column_tasks;
-      const std::size_t first = task % plan.column_tasks * plan.columns;
-      const char* matrix = b.at(item);
-      const auto size = static_cast<std::int64_t>(float_size(b.type));
-      const auto pack_b = [&](float* to, std::size_t column, std::size_t count, std::size_t from,
-                              std::size_t depth, float* line) {
-        const char* block =
-            matrix + (std::int64_t(from) * b.row + std::int64_t(column) * b.col) * size;
-        pack(k, to, block, b.type, b.row, b.col, depth, count, k->nr, line);
-      };
-      float* mine = rest + thread * plan.per_thread;
-      product_columns(plan, memory + item * plan.packed_a, first, mine, pack_b);
-      float* results = mine + inner_block * plan.columns;
-      const std::size_t count = std::min(plan.columns, plan.n - first);
-      for (std::size_t i = 0; i < plan.m; ++i) {
-        finish(item, i, first, count, results + i * plan.columns);
-      }
-    });
+  void run_blocks(std::size_t item, float* space, bool parallel) const {
+    const Blocks& blocks = how();
+    product().run(
+        space, parallel, {},
+        [&](void* to, std::size_t row, std::size_t count, std::size_t from, std::size_t steps) {
+          blocks.pack_a(to, a.at(item, row, from), a.type, a.col, a.row, steps, count);
+        },
+        [&](void* to, std::size_t column, std::size_t count, std::size_t from, std::size_t steps,
+            std::size_t) {
+          blocks.pack_b(to, b.at(item, from, column), b.type, b.row, b.col, steps, count);
+        },
+        [&](std::size_t row, std::size_t first, std::size_t count, float* values) {
+          finish(item, row, first, count, values);
+        });
   }
 };
 
@@ -166,7 +187,10 @@ class HalfProduct : public mx::UnaryPrimitive {
     const auto& b = inputs[1];
     const std::size_t m = a.shape(-2), n = b.shape(-1), inner = a.shape(-1);
     Task task{
-        .plan = ProductPlan(kernels(), m, n, inner),
+        .k = kernels(),
+        .m = m,
+        .n = n,
+        .inner = inner,
         .a = Matrix(a),
         .b = Matrix(b),
         .c = adds_ ? std::make_optional<Matrix>(inputs[2]) : std::nullopt,

@@ -61,12 +61,15 @@ class Pool {
     context_ = context;
     count_ = count;
     next_.store(0, std::memory_order_relaxed);
-    working_.store(threads_ - 1, std::memory_order_relaxed);
+    // Whoever wakes up in time joins. The others are not waited for: on a busy machine that would
+    // take longer than the work.
+    inside_.store(open, std::memory_order_release);
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
     work(0);
-    for (auto left = working_.load(std::memory_order_acquire); left != 0;) {
-      left = changed(working_, left);
+    auto inside = inside_.fetch_and(~open, std::memory_order_acq_rel) & ~open;
+    while (inside != 0) {
+      inside = changed(inside_, inside);
     }
   }
 
@@ -91,9 +94,15 @@ class Pool {
     std::uint32_t seen = 0;
     for (;;) {
       seen = changed(generation_, seen);
-      work(me);
-      if (working_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        working_.notify_one();
+      auto inside = inside_.load(std::memory_order_acquire);
+      while ((inside & open) != 0) {
+        if (inside_.compare_exchange_weak(inside, inside + 1, std::memory_order_acq_rel)) {
+          work(me);
+          if (inside_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+            inside_.notify_one();
+          }
+          break;
+        }
       }
     }
   }
@@ -105,13 +114,16 @@ class Pool {
     }
   }
 
+  static constexpr std::uint32_t open = 1u << 31;
+
   std::size_t threads_ = 1;
   std::mutex busy_;
   void (*task_)(void*, std::size_t, std::size_t) = nullptr;
   void* context_ = nullptr;
   std::size_t count_ = 0;
   std::atomic<std::size_t> next_{0};
-  std::atomic<std::size_t> working_{0};
+  /// Other threads at work, and whether more may join.
+  std::atomic<std::uint32_t> inside_{0};
   std::atomic<std::uint32_t> generation_{0};
 };
 

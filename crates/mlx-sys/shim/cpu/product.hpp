@@ -2,118 +2,167 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 
 #include "support.hpp"
 
 namespace shim::cpu {
 
-/// Steps along the inner dimension that a packed block holds; a multiple of every group.
-constexpr std::size_t inner_block = 256;
+/// How a product of `m × inner` and `inner × n` is divided. All sizes of memory are in floats.
+class Product {
+ public:
+  /// Where results go, if they are f32 and their rows are in order: `ld` floats apart.
+  struct Target {
+    float* data;
+    std::size_t ld;
+    bool add;
+  };
 
-struct ProductPlan {
-  const Kernels* k;
-  std::size_t m, n, inner;
-  std::size_t row_blocks; // of mr rows
-  std::size_t columns; // of one task, a multiple of nr
-  std::size_t column_tasks;
-  std::size_t packed_a; // floats
-  std::size_t per_thread; // floats
-
-  ProductPlan(const Kernels* kernels, std::size_t rows, std::size_t cols, std::size_t depth)
-      : k(kernels), m(rows), n(cols), inner(depth) {
-    row_blocks = (m + k->mr - 1) / k->mr;
-    const std::size_t share = (n + 2 * threads() - 1) / (2 * threads());
-    const std::size_t wanted = std::min<std::size_t>(share, m > 1024 ? 128 : 256);
-    columns = std::max<std::size_t>(1, (wanted + k->nr - 1) / k->nr) * k->nr;
-    column_tasks = (n + columns - 1) / columns;
-    packed_a = row_blocks * k->mr * inner;
-    per_thread = inner_block * columns + row_blocks * k->mr * columns + inner_block;
+  Product(const Blocks& how, std::size_t m, std::size_t n, std::size_t inner, bool direct)
+      : how_(&how), m_(m), n_(n), inner_(inner), direct_(direct) {
+    row_panels_ = (m + how.rows - 1) / how.rows;
+    rounds_ = (inner + how.depth - 1) / how.depth;
+    // The rows are packed once, unless that takes too much memory: then for each of few widths.
+    whole_ = row_panels_ * rounds_ * how.a_bytes <= whole_bytes;
+    wide_ = std::min((n + how.columns - 1) / how.columns, (whole_ ? 1024 : 4096) / how.columns);
+    // A group of rows stays in the second-level cache while columns pass by.
+    group_ = std::max<std::size_t>(1, group_bytes / how.a_bytes);
+    span_ = 8;
+    const auto tasks = [this] {
+      return ((row_panels_ + group_ - 1) / group_) * ((wide_ + span_ - 1) / span_);
+    };
+    while (span_ > 1 && tasks() < 4 * threads()) {
+      span_ /= 2;
+    }
+    while (group_ > 1 && tasks() < 4 * threads()) {
+      group_ = (group_ + 1) / 2;
+    }
   }
+
+  std::size_t floats() const {
+    return packed_a() + packed_b() + (direct_ ? 0 : row_panels_ * how_->rows * ld());
+  }
+
+  /// `pack_a(to, row, count, from, steps)` and `pack_b(to, column, count, from, steps, thread)`
+  /// pack panels; `finish(row, column, count, values)` takes results that are not written to
+  /// `target`, and may change them.
+  template <typename PackA, typename PackB, typename Finish>
+  void run(
+      float* memory, bool parallel, const Target& target, PackA&& pack_a, PackB&& pack_b,
+      Finish&& finish) const {
+    auto* a = reinterpret_cast<char*>(memory);
+    char* b = a + packed_a() * sizeof(float);
+    auto* buffer = reinterpret_cast<float*>(b + packed_b() * sizeof(float));
+    const auto row_panel = [&](std::size_t round, std::size_t i) {
+      const std::size_t row = i * how_->rows;
+      pack_a(
+          a + ((whole_ ? round * row_panels_ : 0) + i) * how_->a_bytes, row,
+          std::min(how_->rows, m_ - row), round * how_->depth, steps(round));
+    };
+    if (whole_) {
+      for_each(rounds_ * row_panels_, parallel, [&](std::size_t task, std::size_t) {
+        row_panel(task / row_panels_, task % row_panels_);
+      });
+    }
+    const std::size_t all = (n_ + how_->columns - 1) / how_->columns;
+    for (std::size_t first = 0; first < all; first += wide_) {
+      const std::size_t panels = std::min(wide_, all - first);
+      for (std::size_t round = 0; round < rounds_; ++round) {
+        const std::size_t rows = whole_ ? 0 : row_panels_;
+        for_each(panels + rows, parallel, [&](std::size_t task, std::size_t thread) {
+          if (task >= panels) {
+            row_panel(round, task - panels);
+            return;
+          }
+          const std::size_t column = (first + task) * how_->columns;
+          pack_b(
+              b + task * how_->b_bytes, column, std::min(how_->columns, n_ - column),
+              round * how_->depth, steps(round), thread);
+        });
+        const std::size_t spans = (panels + span_ - 1) / span_;
+        const std::size_t groups = (row_panels_ + group_ - 1) / group_;
+        const char* packed = a + (whole_ ? round * row_panels_ * how_->a_bytes : 0);
+        for_each(groups * spans, parallel, [&](std::size_t task, std::size_t) {
+          if (how_->enter != nullptr) {
+            how_->enter();
+          }
+          const std::size_t row = task / spans * group_, column = task % spans * span_;
+          const std::size_t row_end = std::min(row_panels_, row + group_);
+          const std::size_t column_end = std::min(panels, column + span_);
+          for (std::size_t j = column; j < column_end; ++j) {
+            for (std::size_t i = row; i < row_end; ++i) {
+              multiply(
+                  packed + i * how_->a_bytes, b + j * how_->b_bytes, i, j, first, round, target,
+                  buffer);
+            }
+          }
+          if (how_->leave != nullptr) {
+            how_->leave();
+          }
+          if (!direct_ && round + 1 == rounds_) {
+            const std::size_t from = (first + column) * how_->columns;
+            const std::size_t count =
+                std::min(n_, (first + column_end) * how_->columns) - from;
+            for (std::size_t i = row * how_->rows; i < std::min(m_, row_end * how_->rows); ++i) {
+              finish(i, from, count, buffer + i * ld() + column * how_->columns);
+            }
+          }
+        });
+      }
+    }
+  }
+
+ private:
+  static constexpr std::size_t whole_bytes = 64 << 20;
+  static constexpr std::size_t group_bytes = 128 << 10;
+  static constexpr std::size_t largest_block = 1024;
+
+  std::size_t ld() const {
+    return wide_ * how_->columns;
+  }
+
+  std::size_t packed_a() const {
+    return (whole_ ? rounds_ : 1) * row_panels_ * how_->a_bytes / sizeof(float);
+  }
+
+  std::size_t packed_b() const {
+    return wide_ * how_->b_bytes / sizeof(float);
+  }
+
+  std::size_t steps(std::size_t round) const {
+    return std::min(how_->depth, inner_ - round * how_->depth);
+  }
+
+  /// Block (i, first + j).
+  void multiply(
+      const char* a, const char* b, std::size_t i, std::size_t j, std::size_t first,
+      std::size_t round, const Target& target, float* buffer) const {
+    const std::size_t rows = how_->rows, columns = how_->columns;
+    if (!direct_) {
+      how_->multiply(a, b, buffer + i * rows * ld() + j * columns, ld(), steps(round), round > 0);
+      return;
+    }
+    const std::size_t row = i * rows, column = (first + j) * columns;
+    float* to = target.data + row * target.ld + column;
+    const bool add = target.add || round > 0;
+    if (row + rows <= m_ && column + columns <= n_) {
+      how_->multiply(a, b, to, target.ld, steps(round), add);
+      return;
+    }
+    alignas(64) float block[largest_block];
+    how_->multiply(a, b, block, columns, steps(round), false);
+    for (std::size_t y = 0; y < std::min(rows, m_ - row); ++y) {
+      for (std::size_t x = 0; x < std::min(columns, n_ - column); ++x) {
+        float& value = to[y * target.ld + x];
+        value = add ? value + block[y * columns + x] : block[y * columns + x];
+      }
+    }
+  }
+
+  const Blocks* how_;
+  std::size_t m_, n_, inner_;
+  bool direct_, whole_;
+  std::size_t row_panels_, rounds_;
+  std::size_t wide_, group_, span_; // in panels
 };
-
-/// Packs `count` vectors of `depth` elements, element (p, j) at `p · p_stride + j · j_stride`, as
-/// [depth][width] floats with zeros after the last vector.
-inline void pack(
-    const Kernels* k, float* out, const void* in, Float type, std::int64_t p_stride,
-    std::int64_t j_stride, std::size_t depth, std::size_t count, std::size_t width, float* line) {
-  const auto* bytes = static_cast<const char*>(in);
-  const auto size = static_cast<std::int64_t>(float_size(type));
-  if (count < width) {
-    std::memset(out, 0, depth * width * sizeof(float));
-  }
-  if (j_stride == 1) {
-    for (std::size_t p = 0; p < depth; ++p) {
-      k->to_f32(out + p * width, bytes + std::int64_t(p) * p_stride * size, type, count);
-    }
-    return;
-  }
-  for (std::size_t j = 0; j < count; ++j) {
-    const char* from = bytes + std::int64_t(j) * j_stride * size;
-    if (p_stride == 1) {
-      k->to_f32(line, from, type, depth);
-    } else {
-      for (std::size_t p = 0; p < depth; ++p) {
-        k->to_f32(line + p, from + std::int64_t(p) * p_stride * size, type, 1);
-      }
-    }
-    for (std::size_t p = 0; p < depth; ++p) {
-      out[p * width + j] = line[p];
-    }
-  }
-}
-
-/// Computes one task's columns into `memory`, and returns where row 0 of them lies; rows are
-/// `plan.columns` apart. `pack_b(out, column, count, from, depth, line)` packs a block of b.
-template <typename PackB>
-const float* product_columns(
-    const ProductPlan& plan, const float* a, std::size_t first, float* memory, PackB&& pack_b) {
-  const Kernels* k = plan.k;
-  float* packed = memory;
-  float* c = packed + inner_block * plan.columns;
-  float* line = c + plan.row_blocks * k->mr * plan.columns;
-  const std::size_t count = std::min(plan.columns, plan.n - first);
-  const std::size_t panels = (count + k->nr - 1) / k->nr;
-  // Rows whose block of `a` stays in the second-level cache.
-  const std::size_t group = 96 / k->mr;
-  for (std::size_t from = 0; from < plan.inner; from += inner_block) {
-    const std::size_t depth = std::min(inner_block, plan.inner - from);
-    for (std::size_t j = 0; j < panels; ++j) {
-      const std::size_t column = j * k->nr;
-      pack_b(
-          packed + column * depth, first + column, std::min(k->nr, count - column), from, depth,
-          line);
-    }
-    const float* a_block = a + from * plan.row_blocks * k->mr;
-    for (std::size_t row = 0; row < plan.row_blocks; row += group) {
-      const std::size_t end = std::min(plan.row_blocks, row + group);
-      for (std::size_t j = 0; j < panels; ++j) {
-        for (std::size_t i = row; i < end; ++i) {
-          k->block(
-              a_block + i * k->mr * depth, packed + j * k->nr * depth,
-              c + i * k->mr * plan.columns + j * k->nr, plan.columns, depth, from > 0);
-        }
-      }
-    }
-  }
-  return c;
-}
-
-/// Packs rows of `a`, of any strides, for `product_columns`: task `i` of `row_blocks`.
-inline void pack_rows(
-    const ProductPlan& plan, float* out, const void* a, Float type, std::int64_t row_stride,
-    std::int64_t col_stride, std::size_t i) {
-  float line[inner_block];
-  const std::size_t mr = plan.k->mr;
-  const auto size = static_cast<std::int64_t>(float_size(type));
-  const auto* bytes = static_cast<const char*>(a) + std::int64_t(i * mr) * row_stride * size;
-  for (std::size_t from = 0; from < plan.inner; from += inner_block) {
-    const std::size_t depth = std::min(inner_block, plan.inner - from);
-    pack(
-        plan.k, out + from * plan.row_blocks * mr + i * mr * depth,
-        bytes + std::int64_t(from) * col_stride * size, type, col_stride, row_stride, depth,
-        std::min(mr, plan.m - i * mr), mr, line);
-  }
-}
 
 } // namespace shim::cpu

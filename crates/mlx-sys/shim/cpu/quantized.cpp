@@ -149,51 +149,59 @@ struct Task {
     });
   }
 
-  // Many rows: [packed x][per thread: memory of the product, scales and biases of a row].
-  static std::size_t many_floats(const ProductPlan& plan, std::size_t groups) {
-    return plan.packed_a + threads() * (plan.per_thread + 2 * groups);
+  /// Tiles hold codes times scales in two parts, and the vectors in as many as they need.
+  const Blocks& how() const {
+    const auto* tiles = tile_kernels();
+    return tiles == nullptr       ? k->blocks
+        : x_type == Float::bf16 ? tiles->half
+                                : tiles->parts;
   }
 
-  void many(const ProductPlan& plan) const {
-    float* packed = memory;
-    float* rest = packed + plan.packed_a;
-    for_each(plan.row_blocks, m * inner >= parallel_from, [&](std::size_t i, std::size_t) {
-      pack_rows(plan, packed, x, x_type, static_cast<std::int64_t>(inner), 1, i);
-    });
+  Product product() const {
+    return {how(), m, n, inner, false};
+  }
+
+  // Many rows: [per thread: columns before packing, scales and biases of one][product].
+  std::size_t thread_floats() const {
+    return (how().columns * how().depth + 2 * groups() + 15) / 16 * 16;
+  }
+
+  std::size_t many_floats() const {
+    return threads() * thread_floats() + product().floats();
+  }
+
+  void many() const {
+    const Blocks& blocks = how();
     const std::size_t scale_size = float_size(scale_type);
-    const std::size_t out_size = float_size(out_type);
-    for_each(plan.column_tasks, m * n * inner >= parallel_from, [&](std::size_t task, std::size_t thread) {
-      float* mine = rest + thread * (plan.per_thread + 2 * groups());
-      float* row_scales = mine + plan.per_thread;
-      float* row_biases = row_scales + groups();
-      const auto pack_b = [&](float* to, std::size_t column, std::size_t count, std::size_t from,
-                              std::size_t depth, float* line) {
-        const std::size_t width = k->nr;
-        if (count < width) {
-          std::memset(to, 0, depth * width * sizeof(float));
-        }
-        const std::size_t g = from / layout.group;
-        const std::size_t gs = (depth + layout.group - 1) / layout.group;
-        for (std::size_t j = 0; j < count; ++j) {
-          const std::size_t at = (column + j) * groups() + g;
-          k->to_f32(row_scales + g, static_cast<const char*>(scales) + at * scale_size, scale_type, gs);
-          k->to_f32(row_biases + g, static_cast<const char*>(biases) + at * scale_size, scale_type, gs);
-          k->dequantize(
-              line, w + (column + j) * words(), row_scales, row_biases, layout.group, layout.bits,
-              from, depth);
-          for (std::size_t p = 0; p < depth; ++p) {
-            to[p * width + j] = line[p];
+    product().run(
+        memory + threads() * thread_floats(), m * n * inner >= parallel_from, {},
+        [&](void* to, std::size_t row, std::size_t count, std::size_t from, std::size_t steps) {
+          const char* block = static_cast<const char*>(x) + (row * inner + from) * float_size(x_type);
+          blocks.pack_a(to, block, x_type, 1, static_cast<std::int64_t>(inner), steps, count);
+        },
+        [&](void* to, std::size_t column, std::size_t count, std::size_t from, std::size_t steps,
+            std::size_t thread) {
+          float* lines = memory + thread * thread_floats();
+          float* row_scales = lines + blocks.columns * blocks.depth;
+          float* row_biases = row_scales + groups();
+          const std::size_t g = from / layout.group;
+          const std::size_t gs = (steps + layout.group - 1) / layout.group;
+          for (std::size_t j = 0; j < count; ++j) {
+            const std::size_t at = ((column + j) * groups() + g) * scale_size;
+            k->to_f32(row_scales + g, static_cast<const char*>(scales) + at, scale_type, gs);
+            k->to_f32(row_biases + g, static_cast<const char*>(biases) + at, scale_type, gs);
+            k->dequantize(
+                lines + j * blocks.depth, w + (column + j) * words(), row_scales, row_biases,
+                layout.group, layout.bits, from, steps);
           }
-        }
-      };
-      const std::size_t first = task * plan.columns;
-      const float* c = product_columns(plan, packed, first, mine, pack_b);
-      for (std::size_t i = 0; i < m; ++i) {
-        k->from_f32(
-            static_cast<char*>(out) + (i * n + first) * out_size, c + i * plan.columns, out_type,
-            std::min(plan.columns, n - first));
-      }
-    });
+          const auto depth = static_cast<std::int64_t>(blocks.depth);
+          blocks.pack_b(to, lines, Float::f32, 1, depth, steps, count);
+        },
+        [&](std::size_t row, std::size_t first, std::size_t count, float* values) {
+          k->from_f32(
+              static_cast<char*>(out) + (row * n + first) * float_size(out_type), values, out_type,
+              count);
+        });
   }
 };
 
@@ -235,9 +243,8 @@ class QuantizedProduct : public mx::UnaryPrimitive {
         }
       });
     } else {
-      const ProductPlan plan(task.k, task.m, task.n, inner);
-      task.memory = scratch(encoder, Task::many_floats(plan, task.groups()));
-      encoder.dispatch([task, plan] { task.many(plan); });
+      task.memory = scratch(encoder, task.many_floats());
+      encoder.dispatch([task] { task.many(); });
     }
   }
 

@@ -4,6 +4,12 @@
 #include <cstring>
 #include <limits>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace shim::cpu {
 namespace {
 
@@ -84,15 +90,43 @@ const IntegerKernels* integer_kernels() {
   return chosen;
 }
 
+const TileKernels* tile_kernels() {
+  static const TileKernels* const chosen = []() -> const TileKernels* {
+#if defined(__x86_64__) && defined(__linux__)
+    const char* setting = std::getenv("MLX_CPU_KERNELS");
+    const bool vectors = setting != nullptr && std::strcmp(setting, "avx512") == 0;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (vectors || tiles_amx == nullptr || kernels() != kernels_avx512 ||
+        !__builtin_cpu_supports("avx512bf16") || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) {
+      return nullptr;
+    }
+    constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;
+    if ((d & amx_bf16) == 0 || (d & amx_tile) == 0) {
+      return nullptr;
+    }
+    // The system saves tiles only for processes that ask for them.
+    constexpr long request_permission = 0x1023, tile_data = 18;
+    if (syscall(SYS_arch_prctl, request_permission, tile_data) == 0) {
+      return tiles_amx;
+    }
+#endif
+    return nullptr;
+  }();
+  return chosen;
+}
+
 float* scratch(mx::cpu::CommandEncoder& encoder, std::size_t floats) {
-  if (floats > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+  constexpr std::size_t line = 16;
+  if (floats > static_cast<std::size_t>(std::numeric_limits<int>::max()) - line) {
     throw std::bad_alloc();
   }
+  floats += line;
   mx::array memory(
       mx::allocator::malloc(floats * sizeof(float)), mx::Shape{static_cast<int>(floats)},
       mx::float32);
   encoder.add_temporary(memory);
-  return memory.data<float>();
+  const auto start = reinterpret_cast<std::uintptr_t>(memory.data<float>());
+  return memory.data<float>() + (64 - start % 64) % 64 / sizeof(float);
 }
 
 mx::array in_order(mx::cpu::CommandEncoder& encoder, const mx::array& a) {

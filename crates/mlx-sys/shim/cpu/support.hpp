@@ -19,6 +19,9 @@ bool& stock_only();
 /// Those in integers; null where the processor or the setting has none.
 const IntegerKernels* integer_kernels();
 
+/// Those in tiles; null where the processor, the system or the setting has none.
+const TileKernels* tile_kernels();
+
 /// Whether an operation on this stream may use them.
 inline const Kernels* kernels_for(const mx::Stream& s) {
   return s.device == mx::Device::cpu && !stock_only() ? kernels() : nullptr;
@@ -41,7 +44,8 @@ inline std::size_t float_size(Float type) {
   return type == Float::f32 ? 4 : 2;
 }
 
-/// Memory for a kernel that is about to be dispatched, kept until it has run.
+/// Memory for a kernel that is about to be dispatched, kept until it has run. It starts at a line
+/// of the cache.
 float* scratch(mx::cpu::CommandEncoder& encoder, std::size_t floats);
 
 /// `a` itself if its elements are in order, else a copy that the encoder makes first.
