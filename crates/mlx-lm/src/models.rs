@@ -10,7 +10,7 @@ mod gemma;
 mod heads;
 mod mamba2_mixer;
 mod mla;
-mod routing;
+mod parts;
 mod sanitize;
 
 pub mod cohere2;

@@ -5,8 +5,8 @@ use mlx_core::ops::indexing::{slice, r#where};
 use mlx_core::ops::shape::{concatenate, expand_dims};
 use mlx_nn::{Conv1d, Weights};
 
+use crate::Result;
 use crate::cache::StateCache;
-use crate::{Error, Result};
 
 /// A depthwise convolution of `channels` over the last `kernel` positions.
 pub(super) fn causal_conv(channels: i32, kernel: i32, bias: bool) -> Result<Conv1d> {
@@ -44,12 +44,6 @@ pub(super) fn convolve(
     Ok(conv.forward(&window)?)
 }
 
-/// The three parts of a split.
-pub(super) fn three(parts: Vec<Array>) -> Result<[Array; 3]> {
-    <[Array; 3]>::try_from(parts)
-        .map_err(|parts| Error::weights(format!("{} parts where 3 belong", parts.len())))
-}
-
 /// Moves the channels of convolution weights last where a checkpoint has them in PyTorch's
 /// order, `[C, 1, K]`; returns whether it had.
 pub(super) fn conv1d_from_torch(weights: &mut Weights, suffix: &str) -> Result<bool> {
@@ -62,10 +56,4 @@ pub(super) fn conv1d_from_torch(weights: &mut Weights, suffix: &str) -> Result<b
         weights.conv_to_channels_last(key)?;
     }
     Ok(!foreign.is_empty())
-}
-
-/// The two parts of a split.
-pub(super) fn two(parts: Vec<Array>) -> Result<[Array; 2]> {
-    <[Array; 2]>::try_from(parts)
-        .map_err(|parts| Error::weights(format!("{} parts where 2 belong", parts.len())))
 }

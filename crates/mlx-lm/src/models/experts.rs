@@ -5,7 +5,7 @@ use mlx_core::Dtype;
 use mlx_core::ops::arithmetic::{multiply, sigmoid};
 use mlx_core::ops::indexing::{put_along_axis, slice, take_along_axis};
 use mlx_core::ops::misc::{argpartition, stop_gradient, topk};
-use mlx_core::ops::reduction::sum_axes;
+use mlx_core::ops::reduction::{SoftmaxOptions, softmax_with, sum_axes};
 use mlx_core::ops::shape::{expand_dims, flatten, unflatten};
 
 use crate::{Error, Result, config};
@@ -19,6 +19,18 @@ pub(super) fn best(scores: &Array, count: i32) -> Result<Array> {
         *start = stop - count;
     }
     Ok(stop_gradient(&slice(&order, &starts, &stops)?)?)
+}
+
+/// A softmax over all experts, of which the `top_k` likeliest are taken; with `normalize`, their
+/// shares add up to one: router logits `[.., E]` → indices and scores `[.., K]`.
+pub(super) fn softmax_top_k(logits: &Array, top_k: i32, normalize: bool) -> Result<(Array, Array)> {
+    let shares = softmax_with(logits, &[-1], SoftmaxOptions::default().precise(true))?;
+    let chosen = best(&shares, top_k)?;
+    let mut scores = take_along_axis(&shares, &chosen, -1)?;
+    if normalize {
+        scores = (&scores / sum_axes(&scores, &[-1], true)?)?;
+    }
+    Ok((chosen, scores))
 }
 
 /// Outputs `[.., K, D]` of the chosen experts, added up by their weights `[.., K]`.

@@ -15,8 +15,8 @@ use mlx_nn::{
 use serde::Deserialize;
 
 use super::causal_conv::conv1d_from_torch;
-use super::heads;
 use super::mamba2_mixer::{GatedNormConfig, Mixer, MixerConfig, SLOTS, TimeStepLimit};
+use super::{heads, sanitize};
 use crate::cache::{
     Attend, Cache, CacheList, CacheOptions, KindMasks, LayerCache, LayerKind, StateCache, as_list,
     as_state, attention_cache,
@@ -404,9 +404,7 @@ impl LanguageModel for Model {
 /// # Errors
 /// Fails if a convolution has too few axes.
 pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
-    if config.tie_word_embeddings {
-        weights.drop_prefix("lm_head.");
-    }
+    sanitize::tied_head(weights, config.tie_word_embeddings);
     if conv1d_from_torch(weights, ".mamba.conv1d.weight")? {
         fold_multipliers(config, weights)?;
     }

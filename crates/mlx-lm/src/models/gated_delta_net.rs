@@ -11,7 +11,8 @@ use mlx_core::{Array, Dtype};
 use mlx_nn::Conv1d;
 use mlx_nn::activation::{silu, softplus};
 
-use super::causal_conv::{causal_conv, convolve, three};
+use super::causal_conv::{causal_conv, convolve};
+use super::parts::three;
 use crate::cache::StateCache;
 use crate::{Error, Result, config};
 

@@ -9,6 +9,7 @@ use mlx_nn::activation::gelu_approx;
 use mlx_nn::{Embedding, LayerNorm, Linear, Mask, Module, Offset, Weights};
 use serde::Deserialize;
 
+use super::parts::three;
 use super::{heads, sanitize};
 use crate::cache::{Attend, Cache, CacheOptions, LayerCache, Masks, attention_cache};
 use crate::config;
@@ -96,13 +97,10 @@ impl Attention {
     }
 
     fn forward(&self, x: &Array, mask: &Mask, cache: &mut dyn LayerCache) -> Result<Array> {
-        let parts = split(&self.c_attn.forward(x)?, 3, -1)?;
-        let [queries, keys, values] = parts.as_slice() else {
-            return Err(Error::weights("`c_attn` has no three parts"));
-        };
-        let queries = heads::split(queries, self.n_head)?;
-        let keys = heads::split(keys, self.n_head)?;
-        let values = heads::split(values, self.n_head)?;
+        let [queries, keys, values] = three(split(&self.c_attn.forward(x)?, 3, -1)?)?;
+        let queries = heads::split(&queries, self.n_head)?;
+        let keys = heads::split(&keys, self.n_head)?;
+        let values = heads::split(&values, self.n_head)?;
         let output = cache.attend(&queries, &keys, &values, Attend::new(self.scale, mask))?;
         Ok(self.c_proj.forward(&heads::merge(&output)?)?)
     }

@@ -15,10 +15,11 @@ use mlx_nn::{
 };
 use serde::Deserialize;
 
-use super::causal_conv::{conv1d_from_torch, two};
+use super::causal_conv::conv1d_from_torch;
 use super::experts::{best, weighted_sum};
-use super::heads;
 use super::mamba2_mixer::{GatedNormConfig, Mixer, MixerConfig, SLOTS, TimeStepLimit};
+use super::parts::two;
+use super::{heads, sanitize};
 use crate::cache::{
     Attend, Cache, CacheOptions, KindMasks, LayerCache, LayerKind, StateCache, as_state,
     attention_cache,
@@ -557,9 +558,7 @@ pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
     } else {
         split_gated(weights, ".shared_mlp", ".mlp")?;
     }
-    if config.tie_word_embeddings {
-        weights.drop_prefix("lm_head.");
-    }
+    sanitize::tied_head(weights, config.tie_word_embeddings);
     Ok(())
 }
 

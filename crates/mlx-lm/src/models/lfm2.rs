@@ -15,9 +15,10 @@ use mlx_nn::{
 };
 use serde::Deserialize;
 
-use super::causal_conv::{causal_conv, conv1d_from_torch, convolve, three};
+use super::causal_conv::{causal_conv, conv1d_from_torch, convolve};
 use super::experts::{best, weighted_sum};
 use super::heads;
+use super::parts::three;
 use crate::cache::{
     Attend, Cache, CacheOptions, KindMasks, LayerCache, LayerKind, StateCache, as_state,
     attention_cache,

@@ -350,8 +350,6 @@ pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
     sanitize::text_part(weights)?;
     // Checkpoints of 2023 store the rotary frequencies that the model computes.
     weights.drop_suffix("self_attn.rotary_emb.inv_freq");
-    if config.tie_word_embeddings {
-        weights.drop_prefix("lm_head.");
-    }
+    sanitize::tied_head(weights, config.tie_word_embeddings);
     Ok(())
 }

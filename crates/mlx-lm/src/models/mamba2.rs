@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::causal_conv::conv1d_from_torch;
 use super::mamba2_mixer::{GatedNormConfig, Mixer, MixerConfig, SLOTS, TimeStepLimit};
+use super::sanitize;
 use crate::cache::{Cache, CacheOptions, KindMasks, LayerCache, LayerKind, StateCache, as_state};
 use crate::config;
 use crate::registry::{ConfigMap, Input};
@@ -194,8 +195,6 @@ pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
         let rest = key.strip_prefix("backbone.embedding.")?;
         Some(format!("backbone.embeddings.{rest}"))
     })?;
-    if config.tie_word_embeddings {
-        weights.drop_prefix("lm_head.");
-    }
+    sanitize::tied_head(weights, config.tie_word_embeddings);
     Ok(())
 }

@@ -18,7 +18,8 @@ use mlx_nn::activation::{silu, softplus, swiglu};
 use mlx_nn::{Conv1d, Linear, Module};
 use serde::Deserialize;
 
-use super::causal_conv::{causal_conv, convolve, three};
+use super::causal_conv::{causal_conv, convolve};
+use super::parts::three;
 use crate::cache::StateCache;
 use crate::{Result, config};
 

@@ -12,6 +12,7 @@ use mlx_nn::{
 };
 use serde::Deserialize;
 
+use super::parts::two;
 use super::{heads, sanitize};
 use crate::cache::{Attend, Cache, CacheOptions, LayerCache, Masks, attention_cache};
 use crate::config;
@@ -184,12 +185,8 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Array) -> Result<Array> {
-        let both = self.gate_up_proj.forward(x)?;
-        let halves = split(&both, 2, -1)?;
-        let [gate, up] = halves.as_slice() else {
-            return Err(Error::weights("`gate_up_proj` has no two halves"));
-        };
-        Ok(self.down_proj.forward(&swiglu(gate, up)?)?)
+        let [gate, up] = two(split(&self.gate_up_proj.forward(x)?, 2, -1)?)?;
+        Ok(self.down_proj.forward(&swiglu(&gate, &up)?)?)
     }
 }
 

@@ -6,8 +6,6 @@
 
 use mlx_core::Array;
 use mlx_core::ops::arithmetic::sigmoid;
-use mlx_core::ops::indexing::take_along_axis;
-use mlx_core::ops::reduction::{SoftmaxOptions, softmax_with, sum_axes};
 use mlx_nn::activation::swiglu;
 use mlx_nn::{
     Embedding, Linear, Mask, Module, RmsNorm, Rope, RopeParameters, RopeParametersField, SwitchGlu,
@@ -264,12 +262,8 @@ impl Moe {
 
     fn forward(&self, x: &Array) -> Result<Array> {
         let logits = self.gate.forward(x)?;
-        let scores = softmax_with(&logits, &[-1], SoftmaxOptions::default().precise(true))?;
-        let chosen = experts::best(&scores, self.num_experts_per_tok)?;
-        let mut weights = take_along_axis(&scores, &chosen, -1)?;
-        if self.norm_topk_prob {
-            weights = (&weights / sum_axes(&weights, &[-1], true)?)?;
-        }
+        let (chosen, weights) =
+            experts::softmax_top_k(&logits, self.num_experts_per_tok, self.norm_topk_prob)?;
         let routed = experts::weighted_sum(&self.switch_mlp.forward(x, &chosen)?, &weights)?;
         let gate = sigmoid(&self.shared_expert_gate.forward(x)?)?;
         Ok((routed + gate * self.shared_expert.forward(x)?)?)

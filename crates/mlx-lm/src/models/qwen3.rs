@@ -338,8 +338,6 @@ impl LanguageModel for Model {
 pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
     // The Qwen3-VL family keeps its text part under `language_model.`.
     sanitize::text_part(weights)?;
-    if config.tie_word_embeddings {
-        weights.drop_prefix("lm_head.");
-    }
+    sanitize::tied_head(weights, config.tie_word_embeddings);
     Ok(())
 }

@@ -15,6 +15,7 @@ use super::gated_delta_net::{DeltaConfig, DeltaRule, Projected, SLOTS};
 use super::qwen3_next::{
     Attention, AttentionConfig, ExpertsConfig, FeedForward, Mlp, SparseMoe, adapt, linear_layers,
 };
+use super::sanitize;
 use crate::cache::{
     Cache, CacheOptions, KindMasks, LayerCache, LayerKind, StateCache, as_state, attention_cache,
 };
@@ -379,8 +380,6 @@ impl LanguageModel for Model {
 /// Fails if two weights would end up under one key, or an expert is missing.
 pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
     adapt(weights, config.num_experts)?;
-    if config.tie_word_embeddings {
-        weights.drop_prefix("lm_head.");
-    }
+    sanitize::tied_head(weights, config.tie_word_embeddings);
     Ok(())
 }

@@ -14,10 +14,12 @@ use mlx_nn::{
 };
 use serde::Deserialize;
 
-use super::causal_conv::{conv1d_from_torch, three, two};
+use super::causal_conv::conv1d_from_torch;
+use super::experts::softmax_top_k;
 use super::experts::weighted_sum;
 use super::gated_delta_net::{DeltaConfig, DeltaRule, Projected, SLOTS};
-use super::routing::{softmax_top_k, split_gate_up};
+use super::parts::{three, two};
+use super::sanitize;
 use crate::cache::{
     Attend, Cache, CacheOptions, KindMasks, LayerCache, LayerKind, StateCache, as_state,
     attention_cache,
@@ -620,9 +622,7 @@ impl LanguageModel for Model {
 /// Fails if two weights would end up under one key, or an expert is missing.
 pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
     adapt(weights, config.num_experts)?;
-    if config.tie_word_embeddings {
-        weights.drop_prefix("lm_head.");
-    }
+    sanitize::tied_head(weights, config.tie_word_embeddings);
     Ok(())
 }
 
@@ -641,9 +641,7 @@ const ZERO_CENTRED: &[&str] = &[
 pub(super) fn adapt(weights: &mut Weights, num_experts: i32) -> Result<()> {
     // The layers that predict several tokens ahead.
     weights.drop_where(|key| key.starts_with("mtp.") || key.contains(".mtp."));
-    let experts = usize::try_from(num_experts).unwrap_or(0);
-    weights.stack_experts("mlp.experts", "mlp.switch_mlp", experts)?;
-    split_gate_up(weights, ".mlp.experts", ".mlp.switch_mlp")?;
+    sanitize::experts(weights, "mlp.experts", "mlp.switch_mlp", num_experts)?;
     if conv1d_from_torch(weights, ".conv1d.weight")? {
         let centred: Vec<String> = weights
             .keys()
