@@ -1,7 +1,8 @@
 //! What looking at indices and divisors costs: each op with its check and without, built and
-//! computed. `cargo bench -p mlx-core --bench checks`.
+//! computed, and only built. `cargo bench -p mlx-core --bench checks`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
@@ -52,6 +53,13 @@ fn pair(
         });
         group.bench_function(format!("{name}, lazy, {form}"), |bench| {
             bench.iter(|| f(&lazy(indices)).unwrap().eval().unwrap());
+        });
+        group.bench_function(format!("{name}, computed, only built, {form}"), |bench| {
+            bench.iter(|| black_box(f(indices).unwrap()));
+        });
+        let waiting = lazy(indices);
+        group.bench_function(format!("{name}, lazy, only built, {form}"), |bench| {
+            bench.iter(|| black_box(f(&waiting).unwrap()));
         });
     }
 }

@@ -223,10 +223,22 @@ fn between(a: &Array, axis: usize, start: i32, stop: i32) -> Result<Array> {
     ffi::slice(a, &starts, &stops, &vec![1; a.ndim()])
 }
 
+/// So many arrays would fill memory with handles alone; views reach longer axes.
+const MOST_PARTS: i32 = 1 << 20;
+
+fn check_parts(op: &'static str, parts: i32) -> Result<()> {
+    if parts <= MOST_PARTS {
+        return Ok(());
+    }
+    let message = format!("{parts} parts are more than {MOST_PARTS}; slice what you need");
+    Err(Error::shape(op, message))
+}
+
 /// Cuts `axis` into `num_splits` equal parts.
 ///
 /// # Errors
-/// [`Error::Shape`] if `num_splits` is not positive; [`Error::Op`] if it does not divide the axis.
+/// [`Error::Shape`] if `num_splits` is not positive or over a million; [`Error::Op`] if it does not
+/// divide the axis.
 pub fn split(a: &Array, num_splits: i32, axis: i32) -> Result<Vec<Array>> {
     if num_splits <= 0 {
         return Err(Error::shape(
@@ -245,6 +257,7 @@ pub fn split(a: &Array, num_splits: i32, axis: i32) -> Result<Vec<Array>> {
             format!("{num_splits} parts of an empty axis"),
         ));
     }
+    check_parts("split", num_splits)?;
     let part = len / num_splits;
     (0..num_splits)
         .map(|i| between(a, index, i * part, (i + 1) * part))
@@ -282,13 +295,14 @@ pub fn split_at(a: &Array, indices: &[i32], axis: i32) -> Result<Vec<Array>> {
 /// The slices along `axis`, without that axis.
 ///
 /// # Errors
-/// [`Error::Op`] if the axis is out of range.
+/// [`Error::Op`] if the axis is out of range; [`Error::Shape`] if it is longer than a million.
 pub fn unstack(a: &Array, axis: i32) -> Result<Vec<Array>> {
     let index = normalize_axis("unstack", axis, a.ndim())?;
     let len = a.shape()[index];
     if len <= MOST_SIBLINGS {
         return ffi::unstack(a, axis);
     }
+    check_parts("unstack", len)?;
     (0..len)
         .map(|i| squeeze_axes(&between(a, index, i, i + 1)?, &[axis]))
         .collect()

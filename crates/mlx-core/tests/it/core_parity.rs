@@ -96,6 +96,7 @@ fn tolerance(op: &str, dtype: Dtype) -> f64 {
 }
 
 #[test]
+#[allow(clippy::print_stdout)]
 fn every_op_answers_as_python_does() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/core/ops");
     let cases: Vec<Value> =
@@ -108,6 +109,7 @@ fn every_op_answers_as_python_does() {
     let mut unexplained: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut used = BTreeSet::new();
     let mut seen = BTreeSet::new();
+    let (mut failed, mut explained) = (0, 0);
     for case in &cases {
         let op = case["op"].as_str().unwrap();
         let (family, name) = op.split_once("::").unwrap();
@@ -120,6 +122,7 @@ fn every_op_answers_as_python_does() {
                 .position(|(prefix, kind, _)| op.starts_with(prefix) && *kind == difference);
             match reason {
                 Some(line) => {
+                    explained += 1;
                     used.insert(line);
                 }
                 None => unexplained
@@ -127,8 +130,16 @@ fn every_op_answers_as_python_does() {
                     .or_default()
                     .push(format!("{}: {message}", case["args"])),
             }
+        } else {
+            failed += usize::from(expected.is_none());
         }
     }
+    println!(
+        "{} calls of {} ops: {} as Python's, {failed} refused as there, {explained} explained",
+        cases.len(),
+        seen.len(),
+        cases.len() - failed - explained - unexplained.values().map(Vec::len).sum::<usize>(),
+    );
     assert!(rest.is_empty(), "{} bytes of answers left", rest.len());
     let text: Vec<String> = unexplained
         .iter()

@@ -428,6 +428,10 @@ fn splits_into_many_parts_stay_small() {
     assert_eq!(parts.len(), 300);
     assert_eq!(parts[299].shape(), [4096 - 299]);
     assert!(a.split(i32::MAX, 0).is_err());
+    let long = Array::scalar(1.0f32).unwrap().broadcast_to(&[1 << 30]);
+    let long = long.unwrap();
+    assert!(long.unstack(0).is_err());
+    assert!(long.split(1 << 29, 0).is_err());
 }
 
 #[test]
