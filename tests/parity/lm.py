@@ -111,10 +111,25 @@ def write_published(folder, case, model):
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})
 
 
+def wrapped(case, source, folder):
+    """The same checkpoint inside a multimodal one."""
+    config = json.loads((source / "config.json").read_text()) | case.config
+    outer = {"model_type": case.model_type.removesuffix("_text"), "text_config": config}
+    (folder / "config.json").write_text(json.dumps(outer))
+    weights = mx.load(str(source / "model.safetensors"))
+    weights = {key.replace("model.", case.wrap, 1): value for key, value in weights.items()}
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    return folder
+
+
 def write_converted(case, root):
     """What mlx-lm makes of another case's checkpoint: 4 bits in its own layout."""
     folder = root / case.path
-    model, config = load_model(root / case.model_type / case.converted, model_config=case.config)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = root / case.model_type / case.converted
+        if case.wrap:
+            source = wrapped(case, source, Path(scratch))
+        model, config = load_model(source, model_config={} if case.wrap else case.config)
     stock = getattr(model, "quant_predicate", None) or (lambda path, layer: True)
 
     def predicate(path, layer):

@@ -507,20 +507,33 @@ CASES.append(
 CASES += [
     Case(model_type, "q4-mlx", converted=source, maker="mlx-lm", config=config)
     for model_type, source, config in [
+        ("cohere2", "f32", {}),
         ("deepseek_v2", "f32", {}),
         ("deepseek_v3", "f32", {}),
+        ("gemma2", "f32", {"sliding_window": 4096}),
         ("gemma4_text", "experts", {}),
+        ("glm4", "f32", {}),
         ("glm4_moe", "f32", {}),
         ("gpt_oss", "mxfp4", {}),
         ("lfm2_moe", "f32", {}),
+        ("ministral3", "f32", {}),
         ("mixtral", "f32", {}),
         ("nemotron_h", "f32", {}),
+        ("olmo3", "f32", {}),
+        ("phi3", "f32", {}),
         ("qwen2_moe", "plain", {}),
         ("qwen3_moe", "f32", {}),
         # mlx-lm reads no layer_types here.
         ("qwen3_next", "f32", {"full_attention_interval": 3}),
     ]
 ]
+
+CASES.append(
+    Case(
+        "qwen3_5_text", "q4-mlx", converted="f32", wrap="model.language_model.", maker="mlx-lm",
+        config={"full_attention_interval": 3},
+    )
+)
 
 # What stands inside a multimodal configuration, and its class in transformers.
 INNER = {"gemma3": "gemma3_text", "mistral3": "ministral3", "gemma4": "gemma4_text"}

@@ -379,6 +379,7 @@ impl LanguageModel for Model {
 /// # Errors
 /// Fails if two weights would end up under one key, or an expert is missing.
 pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
+    sanitize::text_part(weights)?;
     adapt(weights, config.num_experts)?;
     sanitize::tied_head(weights, config.tie_word_embeddings);
     Ok(())
