@@ -78,16 +78,23 @@ cases! {
     gpt2_f32: "gpt2/f32",
     ministral3_f32: "ministral3/f32",
     mistral3_without_its_vision_part: "mistral3/f32",
+    cohere2_converted_by_mlx_lm: "cohere2/q4-mlx",
     deepseek_v2_converted_by_mlx_lm: "deepseek_v2/q4-mlx",
     deepseek_v3_converted_by_mlx_lm: "deepseek_v3/q4-mlx",
+    gemma2_converted_by_mlx_lm: "gemma2/q4-mlx",
     gemma4_text_converted_by_mlx_lm: "gemma4_text/q4-mlx",
+    glm4_converted_by_mlx_lm: "glm4/q4-mlx",
     glm4_moe_converted_by_mlx_lm: "glm4_moe/q4-mlx",
     gpt_oss_converted_by_mlx_lm: "gpt_oss/q4-mlx",
     lfm2_moe_converted_by_mlx_lm: "lfm2_moe/q4-mlx",
+    ministral3_converted_by_mlx_lm: "ministral3/q4-mlx",
     mixtral_converted_by_mlx_lm: "mixtral/q4-mlx",
     nemotron_h_converted_by_mlx_lm: "nemotron_h/q4-mlx",
+    olmo3_converted_by_mlx_lm: "olmo3/q4-mlx",
+    phi3_converted_by_mlx_lm: "phi3/q4-mlx",
     qwen2_moe_converted_by_mlx_lm: "qwen2_moe/q4-mlx",
     qwen3_moe_converted_by_mlx_lm: "qwen3_moe/q4-mlx",
+    qwen3_5_converted_by_mlx_lm: "qwen3_5_text/q4-mlx",
     qwen3_next_converted_by_mlx_lm: "qwen3_next/q4-mlx",
     qwen3_next_f32: "qwen3_next/f32",
     qwen3_5_f32: "qwen3_5_text/f32",
@@ -277,7 +284,7 @@ fn check(path: &str) -> Outcome {
     // Where the way that positions turn depends on the length of the text, a prompt has no one
     // answer: it depends on the chunks that it comes in.
     if case.note["cache_invariant"] == true && case.note["dtype"] == "float32" {
-        ragged_prompts_together_are_answered_as_alone(&case, &prompt)?;
+        prompts_together_are_answered_as_alone(&case, &prompt)?;
     }
     // A case that borrows weights has nothing of its own to write.
     if case.note["weights"].is_null() {
@@ -297,6 +304,7 @@ struct Answer {
 fn answers(
     case: &Case,
     prompts: &[Vec<u32>],
+    prefill_step_size: usize,
     speculation: Option<Speculation<'_>>,
 ) -> Result<Vec<Answer>, Box<dyn std::error::Error>> {
     let mut generator = Generator::new(case.model.model());
@@ -307,7 +315,8 @@ fn answers(
     let mut ids = Vec::new();
     for prompt in prompts {
         let length = 9 + prompt.len() % 6;
-        let request = Request::new(prompt.clone()).sampling(sampling.clone());
+        let mut request = Request::new(prompt.clone()).sampling(sampling.clone());
+        request.prefill_step_size = prefill_step_size;
         ids.push(generator.insert(request.max_tokens(length))?);
     }
     let mut answers: HashMap<SequenceId, Answer> = HashMap::new();
@@ -329,31 +338,49 @@ fn answers(
 }
 
 /// Three prompts of different lengths, decoded together, give what each gives alone, also when
-/// tokens are drafted and checked several at a time.
-fn ragged_prompts_together_are_answered_as_alone(case: &Case, prompt: &[u32]) -> Outcome {
+/// tokens are drafted and checked several at a time; and so do prompts of one length, which
+/// recurrent models too process in one pass.
+fn prompts_together_are_answered_as_alone(case: &Case, prompt: &[u32]) -> Outcome {
     let turned = |by: usize, length: usize| -> Vec<u32> {
         let tokens = prompt.iter().cycle().skip(by);
         tokens.take(length).copied().collect()
     };
+    let even = [turned(0, 9), turned(3, 9), turned(7, 9)];
+    prompts_agree(case, &even, &[(512, None)])?;
     // The last repeats itself, so that there is something to look up.
-    let prompts = [turned(0, prompt.len()), turned(3, 5), turned(7, 23)];
-    let mut alone = Vec::new();
-    for prompt in &prompts {
-        alone.extend(answers(case, std::slice::from_ref(prompt), None)?);
-    }
+    let ragged = [turned(0, prompt.len()), turned(3, 5), turned(7, 23)];
     let lookup = Speculation::prompt_lookup(3, 1, 4);
     let own = Speculation::model(case.model.model(), 3);
-    for speculation in [None, Some(lookup), Some(own)] {
-        let how = format!("{}, {speculation:?}", case.folder.display());
-        let together = answers(case, &prompts, speculation)?;
+    // In steps of 512 the prompts are processed together, in steps of 6 one after the other.
+    let ways = [
+        (512, None),
+        (6, None),
+        (512, Some(lookup)),
+        (512, Some(own)),
+    ];
+    prompts_agree(case, &ragged, &ways)
+}
+
+/// Answers to all prompts at once, for each step of the prefill and way to speculate, against those
+/// to each.
+fn prompts_agree(
+    case: &Case,
+    prompts: &[Vec<u32>],
+    ways: &[(usize, Option<Speculation<'_>>)],
+) -> Outcome {
+    let mut alone = Vec::new();
+    for prompt in prompts {
+        alone.extend(answers(case, std::slice::from_ref(prompt), 512, None)?);
+    }
+    for (step, speculation) in ways {
+        let how = format!("{}, {step}, {speculation:?}", case.folder.display());
+        let together = answers(case, prompts, *step, speculation.clone())?;
         for (together, alone) in together.iter().zip(&alone) {
             assert_eq!(together.tokens, alone.tokens, "{how}");
             // Of a token that is all but certain it may be zero, so they are compared as they are.
             for (together, alone) in together.logprobs.iter().zip(&alone.logprobs) {
-                assert!(
-                    (together - alone).abs() < 5e-3,
-                    "{how}: {together}, {alone}"
-                );
+                let gap = (together - alone).abs();
+                assert!(gap < 5e-3, "{how}: {together}, {alone}");
             }
         }
     }

@@ -41,6 +41,7 @@ pub use state::StateCache;
 pub use uncached::{Uncached, for_training};
 
 pub(crate) use kinds::foreign;
+pub(crate) use rows::has_states;
 
 use crate::{Error, Result};
 

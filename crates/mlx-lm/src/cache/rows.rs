@@ -1,8 +1,10 @@
 //! Whole caches as batches: joining, leaving and trimming of sequences.
 
+use std::any::Any;
+
 use mlx_core::Array;
 
-use super::{Cache, LayerCache, foreign};
+use super::{Cache, CacheList, LayerCache, StateCache, foreign};
 use crate::Result;
 
 /// One cache with the sequences of all, in their order.
@@ -78,6 +80,20 @@ pub fn trim_rows(cache: &mut [Box<dyn LayerCache>], counts: &[i32]) -> Result<()
     cache
         .iter_mut()
         .try_for_each(|layer| layer.trim_rows(counts))
+}
+
+/// Whether some layer remembers by states.
+pub(crate) fn has_states(cache: &[Box<dyn LayerCache>]) -> bool {
+    cache.iter().any(|layer| layer_has_states(layer.as_ref()))
+}
+
+fn layer_has_states(layer: &dyn LayerCache) -> bool {
+    let any: &dyn Any = layer;
+    if let Some(list) = any.downcast_ref::<CacheList>() {
+        return has_states(list.parts());
+    }
+    any.downcast_ref::<StateCache>()
+        .is_some_and(|states| states.slots() > 0)
 }
 
 /// Bytes that a cache holds, slack included.

@@ -9,7 +9,7 @@ use mlx_core::{Array, Dtype, async_eval};
 use super::prefill::Ready;
 use super::request::Event;
 use super::sequence::Sequence;
-use crate::cache::{self, Cache, CacheList, LayerCache, StateCache};
+use crate::cache::{self, Cache};
 use crate::sample::{Choice, ChosenLogprobs};
 use crate::{Error, LanguageModel, Result};
 
@@ -64,27 +64,25 @@ impl<'m> Batch<'m> {
         self.rows.is_empty()
     }
 
-    /// Adds a sequence whose prompt is processed.
+    /// Adds sequences whose prompts are processed.
     pub(super) fn join(&mut self, ready: Ready<'m>) -> Result<()> {
-        let choice = ready.choice;
-        self.has_states |= ready.cache.iter().any(|layer| has_states(layer.as_ref()));
+        self.has_states |= cache::has_states(&ready.cache);
+        let joining = Pending::of(ready.choices)?;
         if self.rows.is_empty() {
             self.cache = ready.cache;
-            self.pending = Some(Pending::of(vec![choice])?);
+            self.pending = Some(joining);
         } else {
             self.cache = cache::merge(&[&self.cache, &ready.cache])?;
-            let mut logprobs = Vec::new();
-            let tokens = match self.pending.take() {
-                Some(pending) => {
-                    logprobs = pending.logprobs;
-                    concatenate(&[&pending.tokens, &choice.token], 0)?
+            self.pending = Some(match self.pending.take() {
+                Some(mut pending) => {
+                    pending.tokens = concatenate(&[&pending.tokens, &joining.tokens], 0)?;
+                    pending.logprobs.extend(joining.logprobs);
+                    pending
                 }
-                None => choice.token,
-            };
-            logprobs.push(choice.logprobs);
-            self.pending = Some(Pending { tokens, logprobs });
+                None => joining,
+            });
         }
-        self.rows.push(ready.sequence);
+        self.rows.extend(ready.sequences);
         Ok(())
     }
 
@@ -289,14 +287,4 @@ impl Departure {
 
 fn index_of(row: usize) -> i32 {
     i32::try_from(row).unwrap_or(i32::MAX)
-}
-
-/// Whether a layer remembers by states.
-fn has_states(layer: &dyn LayerCache) -> bool {
-    let any: &dyn std::any::Any = layer;
-    if let Some(list) = any.downcast_ref::<CacheList>() {
-        return list.parts().iter().any(|part| has_states(part.as_ref()));
-    }
-    any.downcast_ref::<StateCache>()
-        .is_some_and(|states| states.slots() > 0)
 }

@@ -4,16 +4,17 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Instant;
 
-use mlx_core::memory;
+use mlx_core::ops::indexing::slice;
+use mlx_core::{Array, async_eval, memory};
 
 use super::batch::{Batch, Departure};
 use super::draft::Speculation;
-use super::prefill::Prefill;
+use super::prefill::{self, Prefill, Ready};
 use super::request::{Event, Request, SequenceId};
 use super::sequence::Sequence;
 use super::speculative;
 use super::stats::{FinishReason, Stats};
-use crate::cache::CacheOptions;
+use crate::cache::{self, CacheOptions};
 use crate::grammar::GrammarCompiler;
 use crate::prefix::PrefixStore;
 use crate::tokenizer::Tokenizer;
@@ -61,8 +62,8 @@ impl GeneratorOptions {
 ///
 /// Each has its own sampling, random key, grammar, stop strings, limits and
 /// cancellation, and its tokens are those that it would have alone. A step
-/// processes at most one chunk of one waiting prompt and one token of every
-/// sequence in decoding; while a caller handles what came of it, the device
+/// processes at most one chunk of waiting prompts, of a long one or of several
+/// short ones, and one token of every sequence in decoding; while a caller handles what came of it, the device
 /// already computes the next.
 ///
 /// ```no_run
@@ -206,12 +207,11 @@ impl<'m> Generator<'m> {
             }
             _ => None,
         };
-        let cache = match cache {
-            Some(cache) => cache,
-            None => self.model.make_cache(&self.options.cache),
-        };
-        self.waiting
-            .push_back(Prefill::new(sequence, request, cache)?);
+        let is_known = cache.is_some();
+        let cache = cache.unwrap_or_else(|| self.model.make_cache(&self.options.cache));
+        let mut prefill = Prefill::new(sequence, request, cache)?;
+        prefill.may_share &= !is_known;
+        self.waiting.push_back(prefill);
         self.next_id += 1;
         Ok(id)
     }
@@ -307,10 +307,16 @@ impl<'m> Generator<'m> {
         self.batch.leave(gone, None, events)
     }
 
-    /// Processes one chunk of the first prompt in line.
+    /// Processes one chunk of the first prompt in line, or several prompts if a chunk holds them.
     fn prefill(&mut self, events: &mut Vec<Event>) -> Result<()> {
-        if self.batch.rows.len() >= self.options.max_batch.max(1) {
+        let limit = self.options.max_batch.max(1);
+        let room = limit.saturating_sub(self.batch.rows.len());
+        if room == 0 {
             return Ok(());
+        }
+        let sharing = prefill::sharing(&self.waiting, room);
+        if sharing > 1 {
+            return self.prefill_together(sharing, events);
         }
         let Some(mut prefill) = self.waiting.pop_front() else {
             return Ok(());
@@ -367,6 +373,51 @@ impl<'m> Generator<'m> {
                 events.push(Event::Failed { id, error });
                 Ok(())
             }
+        }
+    }
+
+    /// Processes the first `count` prompts in line in one pass.
+    fn prefill_together(&mut self, count: usize, events: &mut Vec<Event>) -> Result<()> {
+        let mut group: Vec<Prefill<'m>> = self.waiting.drain(..count).collect();
+        for prefill in &mut group {
+            prefill.sequence.started = Instant::now();
+        }
+        let Ok((mut cache, logits)) = prefill::together(self.model, &group) else {
+            // What is wrong with one of them, or with all of them together, shows when each
+            // has its own turn.
+            for mut prefill in group.drain(..).rev() {
+                prefill.may_share = false;
+                self.waiting.push_front(prefill);
+            }
+            return Ok(());
+        };
+        let (mut sequences, mut choices, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        let vocab = logits.dim(1)?;
+        for (row, prefill) in (0..).zip(group) {
+            let mut sequence = prefill.sequence;
+            let (id, total) = (sequence.id, sequence.prompt_len);
+            match sequence.choose(&slice(&logits, &[row, 0], &[row + 1, vocab])?) {
+                Ok(choice) => {
+                    events.extend([0, total].map(|done| Event::Prefill { id, done, total }));
+                    sequences.push(sequence);
+                    choices.push(choice);
+                    rows.push(row);
+                }
+                Err(error) => events.push(Event::Failed { id, error }),
+            }
+        }
+        if sequences.len() < count {
+            cache = cache::select(&cache, &rows)?;
+        }
+        let tokens: Vec<&Array> = choices.iter().map(|choice| &choice.token).collect();
+        async_eval(&tokens)?;
+        match sequences.is_empty() {
+            true => Ok(()),
+            false => self.batch.join(Ready {
+                sequences,
+                cache,
+                choices,
+            }),
         }
     }
 

@@ -7,7 +7,7 @@ use mlx_core::{Array, async_eval, eval, memory};
 
 use super::request::Request;
 use super::sequence::Sequence;
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::sample::Choice;
 use crate::{Error, Input, LanguageModel, Result};
 
@@ -17,6 +17,9 @@ pub(super) struct Prefill<'m> {
     pub(super) cache: Cache,
     pub(super) done: usize,
     pub(super) begun: bool,
+    /// Whether it may go through the model beside others: nothing is known of it
+    /// yet, and nothing is wanted on the way.
+    pub(super) may_share: bool,
     rest: VecDeque<u32>,
     embeddings: Option<Array>,
     /// Lengths at which to stop and hand out a copy, ascending.
@@ -24,11 +27,12 @@ pub(super) struct Prefill<'m> {
     step_size: usize,
 }
 
-/// A sequence that is ready to decode: its first token is on its way.
+/// Sequences that are ready to decode: their first tokens are on their way.
 pub(super) struct Ready<'m> {
-    pub(super) sequence: Sequence<'m>,
+    pub(super) sequences: Vec<Sequence<'m>>,
+    /// One row for each.
     pub(super) cache: Cache,
-    pub(super) choice: Choice,
+    pub(super) choices: Vec<Choice>,
 }
 
 impl<'m> Prefill<'m> {
@@ -64,11 +68,18 @@ impl<'m> Prefill<'m> {
             .collect();
         snapshots.sort_unstable();
         snapshots.dedup();
+        let may_share = done == 0
+            && request.prompt.len() <= request.prefill_step_size
+            && request.embeddings.is_none()
+            && snapshots.is_empty()
+            && !sequence.draft.wants_hidden()
+            && sequence.limit > 0;
         Ok(Self {
             sequence,
             cache,
             done,
             begun: false,
+            may_share,
             rest: request.prompt.into_iter().skip(done).collect(),
             embeddings: request.embeddings,
             snapshots: snapshots.into(),
@@ -121,9 +132,9 @@ impl<'m> Prefill<'m> {
         let choice = self.sequence.choose(&logits)?;
         async_eval(&[&choice.token])?;
         Ok(Ready {
-            sequence: self.sequence,
+            sequences: vec![self.sequence],
             cache: self.cache,
-            choice,
+            choices: vec![choice],
         })
     }
 
@@ -147,6 +158,56 @@ impl<'m> Prefill<'m> {
         self.done += count;
         Ok(hidden)
     }
+}
+
+/// How many of the prompts in line can go through the model in one pass of no more positions than
+/// a chunk has, the padding of the shorter ones included.
+pub(super) fn sharing(waiting: &VecDeque<Prefill<'_>>, room: usize) -> usize {
+    let Some(first) = waiting.front() else {
+        return 0;
+    };
+    // A recurrence has no way to step over padding.
+    let needs_same_length = cache::has_states(&first.cache);
+    let (mut count, mut longest) = (0, 0);
+    for prefill in waiting.iter().take(room) {
+        let length = prefill.rest.len();
+        longest = longest.max(length);
+        let fits = prefill.may_share
+            && longest.saturating_mul(count + 1) <= first.step_size
+            && (!needs_same_length || length == first.rest.len());
+        if !fits {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// What several whole prompts leave behind: a cache with a row for each, and the logits `[B, V]`
+/// after their last tokens.
+pub(super) fn together(
+    model: &dyn LanguageModel,
+    prefills: &[Prefill<'_>],
+) -> Result<(Cache, Array)> {
+    let lengths = || prefills.iter().map(|prefill| prefill.rest.len());
+    let longest = lengths().max().unwrap_or(0);
+    let mut padding = Vec::with_capacity(prefills.len());
+    let mut tokens = Vec::with_capacity(prefills.len() * longest);
+    for prefill in prefills {
+        let missing = longest - prefill.rest.len();
+        padding.push(i32::try_from(missing).unwrap_or(i32::MAX));
+        tokens.extend(std::iter::repeat_n(0, missing));
+        tokens.extend(&prefill.rest);
+    }
+    let empty = prefills.first().map_or(&[][..], |first| &first.cache);
+    let mut cache = cache::left_padded(empty, &padding)?;
+    let rows = i32::try_from(prefills.len()).unwrap_or(i32::MAX);
+    let tokens = row(&tokens)?.reshape(&[rows, -1])?;
+    let hidden = model.hidden(Input::tokens(&tokens), &mut cache)?;
+    let (length, width) = (hidden.dim(1)?, hidden.dim(2)?);
+    let last = slice(&hidden, &[0, length - 1, 0], &[rows, length, width])?;
+    let logits = model.logits(&last)?.reshape(&[rows, -1])?;
+    Ok((cache, logits))
 }
 
 /// Token ids `[1, L]`.

@@ -3,7 +3,7 @@
 //!
 //! Follows `mlx_lm/models/ministral3.py` of mlx-lm 0.32.2.
 
-use mlx_core::ops::arithmetic::{floor, log1p};
+use mlx_core::ops::arithmetic::{floor, log1p, maximum};
 use mlx_core::ops::shape::{expand_dims, reshape};
 use mlx_core::{Array, Dtype};
 use mlx_nn::activation::swiglu;
@@ -148,6 +148,8 @@ impl Growth {
             Offset::Shared(start) => reshape(&(steps + f64::from(start))?, &[1, length])?,
             Offset::Each(starts) => (expand_dims(&starts.astype(Dtype::Float32)?, &[1])? + steps)?,
         };
+        // Padding before a prompt stands at negative positions, of which there is no logarithm.
+        let positions = maximum(&positions, &Array::scalar(0.0_f32)?)?;
         let rounds = floor(&(positions / f64::from(self.context))?)?;
         let factors = ((log1p(&rounds)? * self.beta)? + 1.0)?;
         Ok(expand_dims(&factors, &[1, 3])?.astype(dtype)?)

@@ -231,6 +231,84 @@ fn a_processor_sees_every_token() -> Outcome {
 }
 
 #[test]
+fn prompts_that_fit_a_chunk_are_processed_in_one_pass() -> Outcome {
+    let packed = CacheOptions::default().quantization(Some(KvQuantization::new(8).group_size(32)));
+    let wide = with(config("llama"), json!({ "head_dim": 32 }));
+    for (config, cache) in [
+        (config("llama"), CacheOptions::default()),
+        (sliding(), CacheOptions::default()),
+        (
+            config("qwen3"),
+            CacheOptions::default().max_kv_size(Some(9)),
+        ),
+        (wide, packed),
+    ] {
+        let model = model(&config)?;
+        let options = GeneratorOptions::default().cache(cache);
+        let mut expected = Vec::new();
+        for request in greedy() {
+            expected.push(alone(&model, request, &options)?);
+        }
+        // The prompts have 3, 10, 17 and 24 tokens.
+        for (chunk, max_batch, decoding) in
+            [(96, 8, 4), (95, 8, 3), (96, 2, 2), (23, 8, 2), (19, 8, 1)]
+        {
+            let mut generator = Generator::new(model.model())
+                .tokenizer(model.tokenizer())
+                .options(options.clone().max_batch(max_batch));
+            let mut ids = Vec::new();
+            for mut request in greedy() {
+                request.prefill_step_size = chunk;
+                ids.push(generator.insert(request)?);
+            }
+            let mut first = Vec::new();
+            let mut answers = Answers::new();
+            while !generator.is_idle() {
+                let events = generator.step()?;
+                first.push(generator.waiting());
+                for event in events {
+                    if let Event::Segment { id, segment } = event {
+                        answers.entry(id).or_default().push(segment.token);
+                    }
+                }
+            }
+            assert_eq!(first[0], 4 - processed, "chunks of {chunk}");
+            for (id, expected) in ids.iter().zip(&expected) {
+                assert_eq!(
+                    &answers[id], expected,
+                    "chunks of {chunk}, {max_batch} at once"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn one_that_fails_leaves_those_that_were_processed_with_it() -> Outcome {
+    let model = model(&config("llama"))?;
+    let mut generator = Generator::new(model.model());
+    let mut failing = Request::new(prompt(1, 4)).max_tokens(8);
+    failing.processors.push(Box::new(Even { fails_at: 0 }));
+    let first = generator.insert(Request::new(prompt(2, 6)).max_tokens(8))?;
+    let failing = generator.insert(failing)?;
+    let last = generator.insert(Request::new(prompt(3, 3)).max_tokens(8))?;
+    let (answers, others) = drain(&mut generator, |_, _| Ok(()))?;
+    let failed = others
+        .iter()
+        .filter(|event| matches!(event, Event::Failed { .. }));
+    assert_eq!(failed.map(Event::id).collect::<Vec<_>>(), [failing]);
+    for (id, seed, length) in [(first, 2, 6), (last, 3, 3)] {
+        let request = Request::new(prompt(seed, length)).max_tokens(8);
+        assert_eq!(
+            answers[&id],
+            alone(&model, request, &GeneratorOptions::default())?
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn logprobs_are_of_the_chosen_and_of_the_best() -> Outcome {
     let model = model(&config("llama"))?;
     let sampling = SamplingOptions::default().logprobs(Some(3));

@@ -1,9 +1,13 @@
 //! Answers that match a grammar, written by a model of random weights.
 
+use std::fs;
+use std::path::Path;
+
+use mlx_core::Dtype;
 use mlx_lm::generate::{Event, Generator, Request, Speculation};
 use mlx_lm::grammar::{Grammar, GrammarCompiler};
 use mlx_lm::sample::SamplingOptions;
-use mlx_lm::{Error, GenerateOptions, LoadedModel};
+use mlx_lm::{Error, GenerateOptions, LoadedModel, Loader};
 use serde_json::{Value, json};
 
 use crate::support::{Outcome, config, model, with};
@@ -262,6 +266,82 @@ fn greedy_answers_by_a_grammar_are_the_same_with_speculation() -> Outcome {
     ] {
         let generator = Generator::new(model.model()).speculation(speculation);
         assert_eq!(run(generator)?, plain);
+    }
+    Ok(())
+}
+
+/// A tiny checkpoint of the workspace, in float32.
+fn fixture(case: &str) -> Result<LoadedModel, Box<dyn std::error::Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/lm");
+    let folder = tempfile::TempDir::new()?;
+    let files = ["config.json", "model.safetensors"].map(|name| root.join(case).join(name));
+    for path in files
+        .into_iter()
+        .chain([root.join("llama/f32/tokenizer.json")])
+    {
+        let name = path.file_name().ok_or("no name")?;
+        fs::copy(&path, folder.path().join(name))?;
+    }
+    Ok(Loader::new(folder.path()).dtype(Dtype::Float32).load()?)
+}
+
+#[test]
+fn hybrid_models_keep_to_schemas_together_and_with_speculation() -> Outcome {
+    let leaf = json!({ "enum": ["yes", "no", 7, null, true] });
+    let schemas: Vec<Value> = (1..=12)
+        .map(|count| {
+            let names: Vec<String> = (0..count).map(|index| format!("k{index}")).collect();
+            let list = json!({ "type": "array", "items": leaf, "minItems": 1, "maxItems": 3 });
+            let properties: serde_json::Map<String, Value> = names
+                .iter()
+                .zip([&leaf, &list].into_iter().cycle())
+                .map(|(name, schema)| (name.clone(), schema.clone()))
+                .collect();
+            json!({
+                "type": "object", "properties": properties, "required": names,
+                "additionalProperties": false,
+            })
+        })
+        .collect();
+    for case in ["qwen3_next/f32", "granitemoehybrid/f32", "falcon_h1/f32"] {
+        let model = fixture(case)?;
+        let generator = || Generator::new(model.model()).tokenizer(model.tokenizer());
+        let requests = |sampling: &SamplingOptions| -> Vec<Request> {
+            let request = |(seed, schema): (u64, &Value)| {
+                Request::new([5_u32, 90, 17])
+                    .sampling(sampling.clone().seed(Some(seed)))
+                    .max_tokens(400)
+                    .grammar(Some(Grammar::json_schema(schema.clone())))
+            };
+            (0..).zip(&schemas).map(request).collect()
+        };
+        let greedy = SamplingOptions::default();
+        // So warm that no token is likely, or such models write spaces for ever.
+        for sampling in [&greedy.clone().temperature(50.0), &greedy] {
+            let mut alone = Vec::new();
+            for request in requests(sampling) {
+                alone.extend(texts(&mut generator(), vec![request])?);
+            }
+            for (schema, text) in schemas.iter().zip(&alone) {
+                check(schema, text.as_deref())?;
+            }
+            assert_eq!(
+                texts(&mut generator(), requests(sampling))?,
+                alone,
+                "{case}"
+            );
+            for speculation in [
+                Speculation::prompt_lookup(2, 1, 4),
+                Speculation::model(model.model(), 3),
+            ] {
+                let mut generator = generator().speculation(speculation);
+                let together = texts(&mut generator, requests(sampling))?;
+                valid(&together)?;
+                if is_greedy {
+                    assert_eq!(together, alone, "{case}");
+                }
+            }
+        }
     }
     Ok(())
 }
