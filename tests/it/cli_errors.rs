@@ -134,6 +134,283 @@ fn weights_that_are_missing_extra_or_of_another_shape_are_all_named() -> Outcome
     Ok(())
 }
 
+#[test]
+fn a_model_that_needs_more_memory_than_there_is() -> Outcome {
+    let model = fixture("prose-5m");
+    let limited = |command: &str, more: &[&str]| {
+        let mut program = program("mlx-lm");
+        program.arg(command).arg("--model").arg(&model);
+        program.args(["--memory-limit", "5MB"]).args(more);
+        program.output()
+    };
+    for (command, more) in [
+        ("generate", &["--prompt", "hi"][..]),
+        ("benchmark", &["-p", "8"]),
+        (
+            "cache-prompt",
+            &["--prompt", "x", "--prompt-cache-file", "none"],
+        ),
+    ] {
+        let output = limited(command, more)?;
+        fails(&output, 1, "not enough memory: ");
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains("5.0 MB available"), "{stderr}");
+        assert!(stderr.contains("--force"), "{stderr}");
+    }
+    assert!(!Path::new("none").exists());
+    let forced = limited(
+        "generate",
+        &["--prompt", "hi", "-m", "1", "--quiet", "--force"],
+    )?;
+    assert!(forced.status.success(), "{}", text(&forced.stderr));
+    // What is to be remembered counts, not the weights alone.
+    let fits = program("mlx-lm")
+        .args([
+            "generate",
+            "--prompt",
+            "hi",
+            "-m",
+            "1",
+            "--memory-limit",
+            "18MB",
+            "--model",
+        ])
+        .arg(&model)
+        .output()?;
+    assert!(fits.status.success(), "{}", text(&fits.stderr));
+    let output = program("mlx-lm")
+        .args([
+            "generate",
+            "--prompt",
+            "hi",
+            "-m",
+            "500",
+            "--memory-limit",
+            "18MB",
+            "--model",
+        ])
+        .arg(&model)
+        .output()?;
+    fails(&output, 1, "18.0 MB available");
+    Ok(())
+}
+
+#[test]
+fn a_quantisation_that_is_not_supported() -> Outcome {
+    for (settings, part) in [
+        (
+            json!({"quant_method": "bitsandbytes", "load_in_4bit": true}),
+            "bitsandbytes",
+        ),
+        (
+            json!({"quant_method": "gptq", "bits": 3, "group_size": 32}),
+            "bits",
+        ),
+    ] {
+        let folder = checkpoint();
+        let path = folder.path().join("config.json");
+        let mut config = read_json(&path);
+        config["quantization_config"] = settings;
+        fs::write(path, config.to_string())?;
+        fails(&generate(folder.path()), 1, part);
+    }
+    Ok(())
+}
+
+/// Runs `mlx-lm generate` on prose-5m.
+fn with(arguments: &[&str]) -> Output {
+    let mut command = program("mlx-lm");
+    command.args(["generate", "--prompt", "hi", "--model"]);
+    command.arg(fixture("prose-5m")).args(arguments);
+    command.output().unwrap()
+}
+
+/// The argument parser's own message: the error, and where to find help.
+#[track_caller]
+fn refused(arguments: &[&str], part: &str) {
+    let output = with(arguments);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+    assert!(output.stdout.is_empty());
+    assert!(
+        stderr.starts_with("error: ") && stderr.contains(part),
+        "{arguments:?}: {stderr}"
+    );
+}
+
+#[test]
+fn a_chat_template_that_fails_shows_its_line() -> Outcome {
+    let folder = copied(fixture("prose-5m"));
+    let path = folder.path().join("chat_template.jinja");
+    for (template, part) in [
+        (
+            "{% for m in messages %}\n{{ m.content | shout }}\n{% endfor %}",
+            "line 2 (`{{ m.content | shout }}`)",
+        ),
+        ("first\nsecond\n{% if messages %}", "line 3"),
+    ] {
+        fs::write(&path, template)?;
+        fails(&generate(folder.path()), 1, part);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_form_of_the_answer_that_cannot_be_followed() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let broken = file("broken.lark", "start: word\nword: /[a-z]+/ |\n  ) \"!\"\n");
+    fails(&with(&["--grammar", &broken]), 2, "3");
+    let open = file("open.lark", "start: missing\n");
+    fails(&with(&["--grammar", &open]), 2, "missing");
+    fails(&with(&["--grammar", "no/such.lark"]), 1, "no/such.lark");
+    fails(&with(&["--regex", "a("]), 2, "grammar: ");
+    fails(&with(&["--json-schema", "{\"type\": "]), 2, "line 1 column");
+    let list = file("list.json", "[1, 2]");
+    fails(&with(&["--json-schema", &list]), 2, "is no schema");
+    fails(&with(&["--json-schema", "no/such.json"]), 1, "no/such.json");
+    fails(
+        &with(&["--json-schema", "{\"type\": \"colour\"}"]),
+        2,
+        "colour",
+    );
+    fails(
+        &with(&["--json-schema", "{\"$ref\": \"#/nowhere\"}"]),
+        2,
+        "nowhere",
+    );
+    Ok(())
+}
+
+#[test]
+fn a_draft_model_of_another_vocabulary() {
+    let draft = fixture("lm/llama/f32");
+    let output = with(&["--draft-model", draft.to_str().unwrap()]);
+    fails(&output, 2, "draft_model");
+    assert!(
+        text(&output.stderr).contains("vocabulary"),
+        "{}",
+        text(&output.stderr)
+    );
+    fails(&with(&["--draft-model", "no/such"]), 1, "no/such");
+}
+
+#[test]
+fn values_out_of_range_name_their_option() {
+    for (arguments, part) in [
+        (
+            &["--kv-bits", "7"][..],
+            "option `kv_bits`: must be 2, 3, 4, 5, 6 or 8, not 7",
+        ),
+        (
+            &["--kv-bits", "4", "--kv-group-size", "48"],
+            "kv_group_size",
+        ),
+        (
+            &["--kv-bits", "4", "--quantized-kv-start", "0"],
+            "kv_group_size",
+        ),
+        (&["--max-kv-size", "0"], "max_kv_size"),
+        (&["--top-p", "-1"], "top_p"),
+        (&["--min-p", "2"], "min_p"),
+        (&["--temp", "-0.5"], "temperature"),
+        (&["--xtc-threshold", "0.7"], "xtc_threshold"),
+        (&["--dry-multiplier", "-1"], "dry_multiplier"),
+        (&["--mirostat", "2", "--mirostat-tau", "-1"], "mirostat_tau"),
+        (&["--logit-bias", "hi"], "has no `=`"),
+        (&["--logit-bias", "hi=loud"], "does not end in a number"),
+        (
+            &["--logit-bias", "several words at once=1"],
+            "is not one token",
+        ),
+        (&["--logit-bias", "5=NaN"], "logit_bias"),
+        (&["--prompt-lookup=0"], "--prompt-lookup"),
+        (
+            &["--prompt-lookup", "--num-draft-tokens", "0"],
+            "--num-draft-tokens",
+        ),
+        (&["--num-draft-tokens", "3"], "--num-draft-tokens needs"),
+    ] {
+        fails(&with(arguments), 2, part);
+    }
+}
+
+#[test]
+fn flags_that_contradict_one_another() {
+    for (arguments, part) in [
+        (
+            &["--json-schema", "{}", "--regex", "a"][..],
+            "--json-schema",
+        ),
+        (&["--regex", "a", "--grammar", "x.lark"], "--regex"),
+        (
+            &["--draft-model", "x", "--prompt-lookup"],
+            "--prompt-lookup",
+        ),
+        (&["--kv-group-size", "32"], "--kv-bits"),
+        (&["--quantized-kv-start", "7"], "--kv-bits"),
+        (&["--mirostat", "2", "--top-p", "0.5"], "--top-p"),
+        (&["--mirostat", "3"], "3"),
+        (&["--mirostat-tau", "3"], "--mirostat"),
+        (&["--dry-base", "2"], "--dry-multiplier"),
+        (&["--json", "--json-lines"], "--json-lines"),
+        (&["--quiet", "--verbose"], "--verbose"),
+        (&["--prompt-cache-file", "x", "--system", "y"], "--system"),
+        (
+            &["--prompt-cache-file", "x", "--max-kv-size", "9"],
+            "--max-kv-size",
+        ),
+        (&["--memory-limit", "lots"], "`lots` is no size"),
+    ] {
+        refused(arguments, part);
+    }
+}
+
+#[test]
+fn a_prompt_cache_that_does_not_belong_here() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("cache.safetensors");
+    let path = file.to_str().ok_or("not UTF-8")?;
+    fails(&with(&["--prompt-cache-file", path]), 1, path);
+    fs::write(&file, "nonsense")?;
+    fails(&with(&["--prompt-cache-file", path]), 1, path);
+    // A checkpoint is a file of the right format and no cache.
+    fs::copy(fixture("prose-5m/model.safetensors"), &file)?;
+    let output = with(&["--prompt-cache-file", path]);
+    assert_ne!(output.status.code(), Some(0));
+    let output = program("mlx-lm")
+        .args([
+            "cache-prompt",
+            "--quiet",
+            "--prompt",
+            "It was",
+            "--prompt-cache-file",
+            path,
+        ])
+        .arg("--model")
+        .arg(fixture("prose-5m"))
+        .output()?;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let other = fixture("lm/llama/f32");
+    let output = program("mlx-lm")
+        .args([
+            "generate",
+            "--prompt",
+            "x",
+            "--prompt-cache-file",
+            path,
+            "--model",
+        ])
+        .arg(other)
+        .output()?;
+    fails(&output, 2, "the prompt cache was made with ");
+    Ok(())
+}
+
 // Prompts.
 
 #[test]

@@ -18,6 +18,7 @@ mod lm_gguf;
 mod lm_parity;
 mod minilm;
 mod porting;
+mod prompt_cache;
 mod prose;
 mod smollm2;
 mod support;

@@ -1,17 +1,20 @@
 //! Talks with a model: `cargo run --example chat -- MODEL`, and a message on each line.
 
-use std::io::Write;
+use std::io::{Write, stdin, stdout};
 
-use mlx_lm::{GenerateOptions, chat::Message, load};
+use mlx_lm::{GenerateOptions, generate::ChatSession, load};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = load(std::env::args().nth(1).ok_or("usage: chat MODEL")?)?;
-    let mut messages = Vec::new();
-    for line in std::io::stdin().lines() {
-        messages.push(Message::user(line?));
-        let answer = model.chat(&messages, &GenerateOptions::default())?.text()?;
-        writeln!(std::io::stdout(), "{answer}")?;
-        messages.push(Message::assistant(answer));
+    let mut chat = ChatSession::new(&model, &GenerateOptions::default());
+    for line in stdin().lines() {
+        // Only what is new of the conversation is processed.
+        let (answer, stats) = chat.send(&line?, |_| {})?;
+        writeln!(
+            stdout(),
+            "{answer}\n({:.1} tokens per second)",
+            stats.generation_tps()
+        )?;
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ pub use file::{load, save};
 pub use kinds::{KindMasks, LayerKind, as_list, as_state, downcast};
 pub use kv::KvCache;
 pub use list::CacheList;
-pub use parts::KvQuantization;
+pub use parts::{KvQuantization, quantize};
 pub use rotating::RotatingCache;
 pub use rows::{can_trim, left_padded, merge, nbytes, row, select, trim_rows};
 pub use state::StateCache;

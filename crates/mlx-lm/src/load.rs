@@ -1,6 +1,7 @@
 //! From a path to a model that is ready to generate.
 
 mod check;
+mod estimate;
 mod folder;
 mod formats;
 mod generation_config;
@@ -21,7 +22,7 @@ use serde_json::Value;
 use crate::chat::{Message, RenderOptions};
 use crate::generate::{CancelFlag, GenerateOptions, Generation};
 use crate::hub::{HubCache, HubId};
-use crate::memory::MemoryEstimate;
+use crate::memory::{MemoryBudget, MemoryEstimate};
 use crate::registry::{self, ConfigMap, Constructor, LanguageModel, Registry};
 use crate::sample::SamplingOptions;
 use crate::tokenizer::Tokenizer;
@@ -71,6 +72,7 @@ pub struct Loader<'a> {
     dtype: Option<Dtype>,
     quantize: Option<QuantizeOptions>,
     dequantize: bool,
+    memory: MemoryBudget,
     cancel: CancelFlag,
     progress: Option<Box<dyn FnMut(LoadProgress) + 'a>>,
 }
@@ -93,6 +95,7 @@ impl<'a> Loader<'a> {
             dtype: None,
             quantize: None,
             dequantize: false,
+            memory: MemoryBudget::default(),
             cancel: CancelFlag::new(),
             progress: None,
         }
@@ -128,6 +131,27 @@ impl<'a> Loader<'a> {
         self
     }
 
+    /// What the model may take and what it is for; by default what the system
+    /// has left, and one conversation of 2,048 tokens.
+    pub fn memory(mut self, budget: MemoryBudget) -> Self {
+        self.memory = budget;
+        self
+    }
+
+    /// What the model will need, from the heads of its files alone.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`], or [`Error::Load`] if configuration or weights
+    /// cannot be read.
+    pub fn estimate(&self) -> Result<MemoryEstimate> {
+        let path = resolve(&self.model)?;
+        let found = estimate::estimate(&path, &self.registry, self.dtype, &self.memory);
+        found.map_err(|source| Error::Load {
+            path,
+            source: Box::new(source),
+        })
+    }
+
     /// Stops loading with [`Error::Cancelled`] once the flag is raised.
     pub fn cancel(mut self, cancel: &CancelFlag) -> Self {
         self.cancel = cancel.clone();
@@ -144,10 +168,15 @@ impl<'a> Loader<'a> {
     ///
     /// # Errors
     /// [`Error::ModelNotFound`], [`Error::Cancelled`], or [`Error::Load`] with
-    /// the cause.
+    /// the cause, which is [`Error::Memory`] for a model that needs more than
+    /// [`memory`](Self::memory) allows.
     pub fn load(self) -> Result<LoadedModel> {
         let path = resolve(&self.model)?;
-        let fits = MemoryEstimate::of_weights(&path).check();
+        let fits = match estimate::estimate(&path, &self.registry, self.dtype, &self.memory) {
+            Ok(estimate) if self.memory.enforce => estimate.check(&self.memory),
+            // What is wrong with the files is told by whoever reads them.
+            _ => Ok(()),
+        };
         let loaded = fits.and_then(|()| self.read(&path));
         loaded.map_err(|error| match error {
             Error::Cancelled => Error::Cancelled,

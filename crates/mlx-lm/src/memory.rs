@@ -1,8 +1,7 @@
 //! Whether a model fits, told before it is loaded.
 
-use std::path::Path;
-
 use mlx_core::{Device, DeviceInfo};
+use serde_json::Value;
 
 use crate::cache::{CacheOptions, KvQuantization};
 use crate::registry::ConfigMap;
@@ -21,12 +20,89 @@ pub struct MemoryEstimate {
     pub workspace: u64,
 }
 
+/// What a model is to be used for, and what it may take.
+///
+/// ```no_run
+/// use mlx_lm::{Loader, memory::MemoryBudget};
+///
+/// let budget = MemoryBudget::default().tokens(32_768).limit(Some(8 << 30));
+/// let model = Loader::new("models/qwen3-0.6b").memory(budget).load()?;
+/// # Ok::<(), mlx_lm::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+#[must_use]
+pub struct MemoryBudget {
+    /// Bytes that it may take; `None` asks the system for what is left.
+    pub limit: Option<u64>,
+    /// How its caches will be made.
+    pub cache: CacheOptions,
+    /// Tokens that it will remember, of all sequences together; no more than
+    /// its context holds are counted.
+    pub tokens: u64,
+    /// Prompt tokens processed at a time.
+    pub chunk: u64,
+    /// Whether a model that needs more is refused.
+    pub enforce: bool,
+}
+
+impl Default for MemoryBudget {
+    fn default() -> Self {
+        Self {
+            limit: None,
+            cache: CacheOptions::default(),
+            tokens: 2048,
+            chunk: 2048,
+            enforce: true,
+        }
+    }
+}
+
+impl MemoryBudget {
+    /// Sets [`limit`](Self::limit).
+    pub fn limit(mut self, bytes: Option<u64>) -> Self {
+        self.limit = bytes;
+        self
+    }
+
+    /// Sets [`cache`](Self::cache).
+    pub fn cache(mut self, options: CacheOptions) -> Self {
+        self.cache = options;
+        self
+    }
+
+    /// Sets [`tokens`](Self::tokens).
+    pub fn tokens(mut self, tokens: u64) -> Self {
+        self.tokens = tokens;
+        self
+    }
+
+    /// Sets [`chunk`](Self::chunk).
+    pub fn chunk(mut self, tokens: u64) -> Self {
+        self.chunk = tokens;
+        self
+    }
+
+    /// Sets [`enforce`](Self::enforce).
+    pub fn enforce(mut self, enforce: bool) -> Self {
+        self.enforce = enforce;
+        self
+    }
+
+    /// The bytes that may be taken: the limit, or what is left.
+    #[must_use]
+    pub fn available(&self) -> Option<u64> {
+        self.limit.or_else(available)
+    }
+}
+
 impl MemoryEstimate {
     /// Estimates from the bytes of the weights and a configuration, for one
     /// sequence of `tokens` tokens that is prefilled in chunks of `chunk`.
     ///
     /// Only what every configuration tells is used: layers, widths, heads and
-    /// vocabulary. Layers that slide or recur need less than is counted here.
+    /// vocabulary. Layers that slide are known by `layer_types` alone; where
+    /// that is absent, they need less than is counted here.
     pub fn new(
         weights: u64,
         config: &ConfigMap,
@@ -34,67 +110,39 @@ impl MemoryEstimate {
         tokens: u64,
         chunk: u64,
     ) -> Self {
-        let text = config
-            .get("text_config")
-            .and_then(|value| value.as_object());
-        let number = |key: &str| {
-            let value = config
-                .get(key)
-                .or_else(|| text.and_then(|text| text.get(key)));
-            value.and_then(serde_json::Value::as_u64).unwrap_or(0)
-        };
-        let layers = number("num_hidden_layers");
-        let hidden = number("hidden_size");
-        let heads = number("num_attention_heads").max(1);
-        let kv_heads = match number("num_key_value_heads") {
+        let shape = Shape(config);
+        let hidden = shape.number(&["hidden_size", "n_embd"]);
+        let heads = shape.number(&["num_attention_heads", "n_head"]).max(1);
+        let kv_heads = match shape.number(&["num_key_value_heads"]) {
             0 => heads,
             count => count,
         };
-        let head_dim = match number("head_dim") {
+        let head_dim = match shape.number(&["head_dim"]) {
             0 => hidden / heads,
             dim => dim,
         };
-        let kept = match options
-            .max_kv_size
-            .and_then(|size| u64::try_from(size).ok())
-        {
-            Some(limit) => tokens.min(limit),
-            None => tokens,
-        };
         // Compressed keys and values are one vector for all heads.
-        let width = match number("kv_lora_rank") {
-            0 => 2 * kv_heads * head_dim,
-            rank => rank + number("qk_rope_head_dim"),
+        let width = match shape.number(&["kv_lora_rank"]) {
+            0 => (2 * kv_heads).saturating_mul(head_dim),
+            rank => rank + shape.number(&["qk_rope_head_dim"]),
         };
-        let bits = options.quantization.map_or(16, packed_bits);
-        let numbers = layers.saturating_mul(kept).saturating_mul(width);
+        let bits = match options.quantization {
+            Some(format) if tokens > u64::try_from(format.start).unwrap_or(0) => {
+                packed_bits(format)
+            }
+            _ => shape.bits(),
+        };
+        let numbers = shape.positions(options, tokens).saturating_mul(width);
         let cache = numbers.saturating_mul(bits) / 8;
-        let widest = hidden.max(number("intermediate_size")).saturating_mul(4);
+        let widest = hidden
+            .max(shape.number(&["intermediate_size", "n_inner"]))
+            .saturating_mul(4);
         let activations = chunk.min(tokens).saturating_mul(widest).saturating_mul(4);
-        let logits = number("vocab_size").saturating_mul(8);
+        let logits = shape.number(&["vocab_size"]).saturating_mul(8);
         Self {
             weights,
             cache,
             workspace: activations.saturating_add(logits),
-        }
-    }
-
-    /// The bytes of the weights alone: a `.gguf` file, or a folder's
-    /// `.safetensors` files.
-    pub fn of_weights(path: &Path) -> Self {
-        let length = |path: &Path| path.metadata().map_or(0, |data| data.len());
-        let weights = match path.read_dir() {
-            Ok(entries) => entries
-                .flatten()
-                .map(|entry| entry.path())
-                .filter(|path| path.extension().is_some_and(|kind| kind == "safetensors"))
-                .map(|path| length(&path))
-                .sum(),
-            Err(_) => length(path),
-        };
-        Self {
-            weights,
-            ..Self::default()
         }
     }
 
@@ -105,19 +153,67 @@ impl MemoryEstimate {
         sum.saturating_add(self.workspace)
     }
 
-    /// Compares with what the default device has left.
+    /// Compares with what the budget allows.
     ///
     /// # Errors
-    /// [`Error::Memory`] with both numbers if it does not fit. Where the system
-    /// does not tell, nothing is refused.
-    pub fn check(&self) -> Result<()> {
-        match available() {
+    /// [`Error::Memory`] with both numbers if it does not fit. Where neither
+    /// budget nor system tell, nothing is refused.
+    pub fn check(&self, budget: &MemoryBudget) -> Result<()> {
+        match budget.available() {
             Some(available) if self.total() > available => Err(Error::Memory {
                 needed: self.total(),
                 available,
             }),
             _ => Ok(()),
         }
+    }
+}
+
+/// A configuration, or the text part of one, under the names of its makers.
+struct Shape<'a>(&'a ConfigMap);
+
+impl Shape<'_> {
+    fn value(&self, key: &str) -> Option<&Value> {
+        let text = self.0.get("text_config").and_then(Value::as_object);
+        let own = self.0.get(key).filter(|value| !value.is_null());
+        own.or_else(|| text?.get(key))
+    }
+
+    fn number(&self, keys: &[&str]) -> u64 {
+        let mut found = keys.iter().filter_map(|key| self.value(key)?.as_u64());
+        found.next().unwrap_or(0)
+    }
+
+    /// Bits per number of keys and values as computed.
+    fn bits(&self) -> u64 {
+        let dtype = self.value("torch_dtype").or_else(|| self.value("dtype"));
+        match dtype.and_then(Value::as_str) {
+            Some("float32") => 32,
+            _ => 16,
+        }
+    }
+
+    /// Positions kept by all layers together after so many tokens.
+    fn positions(&self, options: &CacheOptions, tokens: u64) -> u64 {
+        let limit = options
+            .max_kv_size
+            .and_then(|size| u64::try_from(size).ok());
+        let kept = limit.map_or(tokens, |limit| tokens.min(limit));
+        let layers = self.number(&["num_hidden_layers", "n_layer"]);
+        let Some(kinds) = self.value("layer_types").and_then(Value::as_array) else {
+            return layers.saturating_mul(kept);
+        };
+        let window = match self.number(&["sliding_window"]) {
+            0 => kept,
+            window => kept.min(window),
+        };
+        let of_kind = |kind: &Value| match kind.as_str() {
+            Some("sliding_attention") => window,
+            // States are as large after one token as after thousands.
+            Some("linear_attention" | "conv" | "mamba" | "moe" | "mlp") => 0,
+            _ => kept,
+        };
+        kinds.iter().map(of_kind).fold(0, u64::saturating_add)
     }
 }
 
@@ -148,10 +244,29 @@ pub fn available() -> Option<u64> {
     system_available()
 }
 
-/// Memory that the system can give without swapping.
+/// Memory that the system can give without swapping, and that the container
+/// which the process may live in allows.
 fn system_available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    parse_meminfo(&text)
+    let whole = parse_meminfo(&text)?;
+    Some(container_available().map_or(whole, |own| whole.min(own)))
+}
+
+/// What is left of a container's limit; files that it merely has cached do not
+/// count as used.
+fn container_available() -> Option<u64> {
+    let read = |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok();
+    let limit: u64 = read("memory.max")?.trim().parse().ok()?;
+    let used: u64 = read("memory.current")?.trim().parse().ok()?;
+    let statistics = read("memory.stat").unwrap_or_default();
+    let cached = |line: &str| {
+        line.strip_prefix("inactive_file ")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
+    let cached = statistics.lines().find_map(cached).unwrap_or(0);
+    Some(limit.saturating_sub(used.saturating_sub(cached)))
 }
 
 fn parse_meminfo(text: &str) -> Option<u64> {
@@ -163,7 +278,8 @@ fn parse_meminfo(text: &str) -> Option<u64> {
 }
 
 /// A number of bytes as people read it: `3.2 GB`.
-pub(crate) fn human(bytes: u64) -> String {
+#[must_use]
+pub fn human(bytes: u64) -> String {
     let tenths = |unit: u64| {
         let tenths = u128::from(bytes) * 10 / u128::from(unit);
         format!("{}.{}", tenths / 10, tenths % 10)
@@ -177,7 +293,8 @@ pub(crate) fn human(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{MemoryEstimate, human, parse_meminfo};
+    use super::{MemoryBudget, MemoryEstimate, human, parse_meminfo};
+    use crate::Error;
     use crate::cache::{CacheOptions, KvQuantization};
     use serde_json::json;
 
@@ -198,13 +315,34 @@ mod tests {
         let packed = options.quantization(Some(KvQuantization::new(4)));
         let packed = MemoryEstimate::new(1000, &config, &packed, 10, 512);
         assert!(packed.cache < 4 * 10 * 2 * 2 * 16);
+    }
+
+    #[test]
+    fn sliding_and_recurrent_layers_keep_less() {
+        let config = json!({
+            "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4,
+            "dtype": "float32", "sliding_window": 100,
+            "layer_types":
+                ["sliding_attention", "full_attention", "linear_attention", "full_attention"],
+        });
+        let config = config.as_object().cloned().unwrap_or_default();
+        let estimate = MemoryEstimate::new(0, &config, &CacheOptions::default(), 1000, 512);
+        assert_eq!(estimate.cache, (100 + 2 * 1000) * 2 * 64 * 4);
+    }
+
+    #[test]
+    fn more_than_the_budget_is_refused() {
+        let estimate = MemoryEstimate {
+            weights: 900,
+            cache: 90,
+            workspace: 11,
+        };
+        let budget = |limit| MemoryBudget::default().limit(Some(limit));
+        assert!(estimate.check(&budget(1001)).is_ok());
+        let refused = estimate.check(&budget(1000));
+        let expected = (1001, 1000);
         assert!(
-            MemoryEstimate {
-                weights: u64::MAX,
-                ..estimate
-            }
-            .check()
-            .is_err()
+            matches!(refused, Err(Error::Memory { needed, available }) if (needed, available) == expected)
         );
     }
 

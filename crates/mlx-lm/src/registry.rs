@@ -184,6 +184,20 @@ const INHERITED_KEYS: &[&str] = &[
 /// The configuration of the language model in that of a multimodal one, or of a text model as it
 /// stands.
 pub(crate) fn text_config(config: &ConfigMap) -> ConfigMap {
+    let text = text_part(config);
+    if config.get("text_config").is_some_and(Value::is_object) {
+        let of = |config: &ConfigMap| Some(config.get("model_type")?.as_str()?.to_owned());
+        tracing::warn!(
+            model_type = of(config),
+            text_model_type = of(&text),
+            "loading the language model alone, without what sees or hears"
+        );
+    }
+    text
+}
+
+/// The same without a word about what is left out.
+pub(crate) fn text_part(config: &ConfigMap) -> ConfigMap {
     let model_type = config.get("model_type").and_then(Value::as_str);
     let inner = WRAPPERS
         .iter()
@@ -207,12 +221,6 @@ pub(crate) fn text_config(config: &ConfigMap) -> ConfigMap {
     if let Some(model_type) = inner.or_else(|| config.get("model_type").cloned()) {
         text.entry("model_type").or_insert(model_type);
     }
-    let text_model_type = text.get("model_type").and_then(Value::as_str);
-    tracing::warn!(
-        model_type,
-        text_model_type,
-        "loading the language model alone, without what sees or hears"
-    );
     text
 }
 

@@ -1,11 +1,13 @@
 //! How keys and values are stored, whatever the cache does with positions.
 
+use std::any::Any;
+
 use mlx_core::Array;
 use mlx_core::ops::indexing::{put_along_axis, slice, slice_update, take, take_along_axis};
-use mlx_core::ops::quantized::{QuantizationLayout, dequantize, quantize};
+use mlx_core::ops::quantized::{self, QuantizationLayout, dequantize};
 use mlx_core::ops::shape::{broadcast_to, concatenate};
 
-use super::Attend;
+use super::{Attend, KvCache, LayerCache, RotatingCache};
 use crate::{Error, Result};
 
 /// Keys and values in fewer bits, once there are enough of them to matter.
@@ -69,6 +71,41 @@ impl KvQuantization {
     }
 }
 
+/// Packs keys and values of a cache from now on, what it holds included once it
+/// grows past `format.start`. Layers without keys and values stay as they are.
+///
+/// # Errors
+/// [`Error::Option`] if the format is none, or if a layer is packed in another
+/// one already.
+pub fn quantize(cache: &mut [Box<dyn LayerCache>], format: KvQuantization) -> Result<()> {
+    format.validate()?;
+    for layer in cache {
+        let any: &mut dyn Any = layer.as_mut();
+        let place = if any.is::<KvCache>() {
+            any.downcast_mut::<KvCache>()
+                .map(|cache| &mut cache.quantization)
+        } else {
+            any.downcast_mut::<RotatingCache>()
+                .map(|cache| &mut cache.quantization)
+        };
+        let Some(place) = place else { continue };
+        match *place {
+            None => *place = Some(format),
+            Some(own) if (own.bits, own.group_size) == (format.bits, format.group_size) => {}
+            Some(own) => {
+                return Err(Error::Option {
+                    option: "kv_bits",
+                    message: format!(
+                        "the cache is packed in {} bits and groups of {} already",
+                        own.bits, own.group_size
+                    ),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Keys and values of some positions: arrays `[B, H, S, ..]` that are always
 /// cut, joined and moved alike, two if dense, six if quantised.
 #[derive(Debug, Clone)]
@@ -104,7 +141,7 @@ impl Parts {
                     message: format!("{size} does not divide the heads' width of {width}"),
                 });
             }
-            let packed = quantize(array, quantization.layout())?;
+            let packed = quantized::quantize(array, quantization.layout())?;
             arrays.extend([packed.weight, packed.scales]);
             arrays.extend(packed.biases);
         }

@@ -59,6 +59,14 @@ impl Failure {
         Self::new(message, hint)
     }
 
+    /// The same failure, of a file that the message does not name.
+    pub fn about(self, path: &Path) -> Self {
+        Self {
+            message: format!("{}: {}", path.display(), self.message),
+            ..self
+        }
+    }
+
     /// The same failure, blamed on the arguments.
     pub fn into_usage(self) -> Self {
         Self {
@@ -149,6 +157,9 @@ impl From<Error> for Failure {
             Error::Text(TextError::Template { .. } | TextError::Refused { .. }) => {
                 "bypass the template with --ignore-chat-template".to_owned()
             }
+            error if needs_memory(error) => {
+                format!("{}; or load it all the same with --force", error.hint())
+            }
             error => error.hint(),
         };
         let failure = Self::from_error(&error, hint);
@@ -159,11 +170,20 @@ impl From<Error> for Failure {
     }
 }
 
+/// Whether it was refused before it was loaded.
+fn needs_memory(error: &Error) -> bool {
+    match error {
+        Error::Load { source, .. } => needs_memory(source),
+        Error::Memory { .. } => true,
+        _ => false,
+    }
+}
+
 /// Whether the arguments are to blame.
 fn is_usage(error: &Error) -> bool {
     match error {
         Error::Load { source, .. } => is_usage(source),
-        Error::Option { .. } | Error::EmptyPrompt => true,
+        Error::Option { .. } | Error::EmptyPrompt | Error::Grammar { .. } => true,
         _ => false,
     }
 }

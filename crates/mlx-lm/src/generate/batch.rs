@@ -274,8 +274,7 @@ impl Departure {
             let mut stats = sequence.stats;
             stats.peak_memory = mlx_core::memory::peak_memory().unwrap_or(0);
             let cache = cache.map(|cache| {
-                let held = cache.iter().map(|layer| layer.offset()).max().unwrap_or(0);
-                let held = usize::try_from(held).unwrap_or(0);
+                let held = super::held(&cache);
                 let tokens = sequence.tokens.iter().take(held).copied().collect();
                 (tokens, cache)
             });

@@ -10,9 +10,10 @@ use mlx_core::ops::shape::{PadMode, concatenate, pad};
 use mlx_core::{Array, Dtype, eval};
 
 use super::prefill::row;
+use super::vocabulary;
 use crate::cache::{self, Cache, CacheOptions, LayerCache};
 use crate::sample::{Sampler, SamplingOptions};
-use crate::{Error, LanguageModel, Result};
+use crate::{Error, LanguageModel, LoadedModel, Result};
 
 /// Tokens that a draft model processes at a time when it catches up.
 const DRAFT_CHUNK: usize = 512;
@@ -74,6 +75,15 @@ impl<'m> Speculation<'m> {
             drafter: Drafter::Model(draft),
             count,
         }
+    }
+
+    /// The same with a check that both have one vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::Option`] naming a token that is another in the draft model.
+    pub fn between(model: &LoadedModel, draft: &'m LoadedModel, count: usize) -> Result<Self> {
+        vocabulary::check(model.tokenizer(), draft.tokenizer())?;
+        Ok(Self::model(draft.model(), count))
     }
 
     /// Drafts by what followed the last `shortest` to `longest` tokens where

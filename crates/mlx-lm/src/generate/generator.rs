@@ -190,6 +190,12 @@ impl<'m> Generator<'m> {
             return Err(Error::EmptyPrompt);
         }
         self.options.cache.validate()?;
+        if request.cache_precedes && (request.keep_cache || !request.snapshots.is_empty()) {
+            return Err(Error::Option {
+                option: "cache_precedes",
+                message: "leaves a cache of unknown tokens, which cannot be handed out".to_owned(),
+            });
+        }
         let limit = self.limit(&request)?;
         let grammar = match &request.grammar {
             Some(grammar) => Some(self.compiler()?.compile(grammar)?),
@@ -227,7 +233,11 @@ impl<'m> Generator<'m> {
         let (Some(context), None) = (context, self.options.cache.max_kv_size) else {
             return Ok(request.max_tokens);
         };
-        let tokens = request.prompt.len();
+        let before = match (&request.cache, request.cache_precedes) {
+            (Some(cache), true) => super::held(cache),
+            _ => 0,
+        };
+        let tokens = request.prompt.len().saturating_add(before);
         let room = context.checked_sub(tokens).filter(|&room| room > 0);
         let room = room.ok_or(Error::PromptTooLong {
             tokens,

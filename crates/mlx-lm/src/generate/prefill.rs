@@ -36,9 +36,16 @@ pub(super) struct Ready<'m> {
 }
 
 impl<'m> Prefill<'m> {
-    pub(super) fn new(sequence: Sequence<'m>, request: Request, cache: Cache) -> Result<Self> {
-        let offset = cache.iter().map(|layer| layer.offset()).max().unwrap_or(0);
-        let done = usize::try_from(offset).unwrap_or(0);
+    pub(super) fn new(mut sequence: Sequence<'m>, request: Request, cache: Cache) -> Result<Self> {
+        let held = super::held(&cache);
+        sequence.stats.cached_tokens = held;
+        let done = match request.cache_precedes {
+            true => 0,
+            false => held,
+        };
+        if request.cache_precedes {
+            sequence.stats.prompt_tokens += held;
+        }
         if done >= request.prompt.len() {
             return Err(Error::Option {
                 option: "cache",

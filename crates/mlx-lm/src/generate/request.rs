@@ -51,6 +51,9 @@ pub struct Request {
     /// tokens as [`offset`](crate::cache::LayerCache::offset) says, at least
     /// one fewer than there are.
     pub cache: Option<Cache>,
+    /// Whether the cache holds what precedes the prompt instead, tokens that
+    /// nobody knows any more. It then cannot be handed out again.
+    pub cache_precedes: bool,
     /// Lengths of the prompt at which a copy of the cache is handed out, and
     /// kept in the generator's prefix store if it has one.
     pub snapshots: Vec<usize>,
@@ -95,6 +98,7 @@ impl Request {
             prefill_step_size: options.prefill_step_size,
             embeddings: None,
             cache: None,
+            cache_precedes: false,
             snapshots: Vec::new(),
             keep_cache: false,
             cancel: options.cancel.clone(),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::draft::Speculation;
 use super::generator::{Generator, GeneratorOptions};
 use super::options::GenerateOptions;
 use super::request::{Event, Request, Segment};
@@ -33,6 +34,7 @@ pub struct ChatSession<'m> {
     messages: Vec<Message>,
     options: GenerateOptions,
     render: RenderOptions,
+    stats: Stats,
 }
 
 impl fmt::Debug for ChatSession<'_> {
@@ -57,12 +59,19 @@ impl<'m> ChatSession<'m> {
             messages: Vec::new(),
             options: options.clone(),
             render: RenderOptions::default(),
+            stats: Stats::default(),
         }
     }
 
     /// Sets how the conversation is rendered.
     pub fn render(mut self, render: RenderOptions) -> Self {
         self.render = render;
+        self
+    }
+
+    /// Proposes several tokens at a time and lets the model check them at once.
+    pub fn speculation(mut self, speculation: Speculation<'m>) -> Self {
+        self.generator = self.generator.speculation(speculation);
         self
     }
 
@@ -78,6 +87,37 @@ impl<'m> ChatSession<'m> {
         &self.messages
     }
 
+    /// The conversation, to take turns back or to put others in their place.
+    pub fn messages_mut(&mut self) -> &mut Vec<Message> {
+        &mut self.messages
+    }
+
+    /// The model that answers.
+    pub fn model(&self) -> &'m LoadedModel {
+        self.model
+    }
+
+    /// What is generated, and when it stops.
+    pub fn options(&self) -> &GenerateOptions {
+        &self.options
+    }
+
+    /// The same, to change it between turns. How caches are made is settled
+    /// with the first options.
+    pub fn options_mut(&mut self) -> &mut GenerateOptions {
+        &mut self.options
+    }
+
+    /// How the conversation is rendered.
+    pub fn render_options(&self) -> &RenderOptions {
+        &self.render
+    }
+
+    /// The same, to change it between turns.
+    pub fn render_options_mut(&mut self) -> &mut RenderOptions {
+        &mut self.render
+    }
+
     /// Begins anew; what the model remembers of it may still be of use.
     pub fn clear(&mut self) {
         self.messages.clear();
@@ -90,11 +130,18 @@ impl<'m> ChatSession<'m> {
     pub fn send(
         &mut self,
         text: &str,
-        on_segment: impl FnMut(&Segment),
+        mut on_segment: impl FnMut(&Segment),
     ) -> Result<(String, Stats)> {
         self.messages.push(Message::user(text));
-        match self.answer(on_segment) {
-            Ok((answer, stats)) => {
+        let mut answer = String::new();
+        let answered = self.answer(|turn| {
+            if let Turn::Segment(segment) = turn {
+                answer.push_str(&segment.text);
+                on_segment(segment);
+            }
+        });
+        match answered {
+            Ok(stats) => {
                 self.messages.push(Message::assistant(answer.as_str()));
                 Ok((answer, stats))
             }
@@ -105,7 +152,22 @@ impl<'m> ChatSession<'m> {
         }
     }
 
-    fn answer(&mut self, mut on_segment: impl FnMut(&Segment)) -> Result<(String, Stats)> {
+    /// The prompt of the next answer, as text.
+    ///
+    /// # Errors
+    /// [`Error::Text`] if there is no template or it fails.
+    pub fn prompt(&self) -> Result<String> {
+        let tokenizer = self.model.tokenizer();
+        Ok(tokenizer.apply_chat_template(&self.messages, &self.render)?)
+    }
+
+    /// Answers the conversation as it stands and leaves it so: the answer is
+    /// the caller's to add, as a whole or in part.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::chat`]; [`Error::Cancelled`] if the options' flag was
+    /// raised, after the segments that had come until then.
+    pub fn answer(&mut self, mut on_turn: impl FnMut(Turn<'_>)) -> Result<Stats> {
         let prompt = self.tokens(&self.render)?;
         let sampling = self.options.sampling(self.model.sampling());
         // The next prompt may part from this one where the answer begins.
@@ -115,19 +177,22 @@ impl<'m> ChatSession<'m> {
         let mut request = Request::with(prompt, &sampling, &self.options);
         request.snapshots = vec![shared];
         request.keep_cache = true;
+        self.stats = Stats::default();
         let id = self.generator.insert(request)?;
-        let mut text = String::new();
         while !self.generator.is_idle() {
-            for event in self.generator.step()? {
+            let events = self.generator.step()?;
+            if let Some(stats) = self.generator.stats() {
+                self.stats = stats;
+            }
+            for event in events {
                 match event {
-                    Event::Segment { segment, .. } => {
-                        text.push_str(&segment.text);
-                        on_segment(&segment);
-                    }
+                    Event::Prefill { done, total, .. } => on_turn(Turn::Prefill { done, total }),
+                    Event::Segment { segment, .. } => on_turn(Turn::Segment(&segment)),
                     Event::Finished {
                         stats, id: done, ..
                     } if done == id => {
-                        return Ok((text, stats));
+                        self.stats = stats;
+                        return Ok(stats);
                     }
                     Event::Failed { error, .. } => return Err(error),
                     _ => {}
@@ -143,6 +208,12 @@ impl<'m> ChatSession<'m> {
         Ok(tokenizer.encode(&text, false)?)
     }
 
+    /// Counts and times of the last answer, also of one that was cut short.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
     /// How often a turn began with something remembered, and how often not.
     #[must_use]
     pub fn reuse(&self) -> (u64, u64) {
@@ -150,4 +221,19 @@ impl<'m> ChatSession<'m> {
             .prefixes()
             .map_or((0, 0), PrefixStore::statistics)
     }
+}
+
+/// What [`ChatSession::answer`] tells as it goes on.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Turn<'a> {
+    /// Some of the prompt was processed, or known from before.
+    Prefill {
+        /// Prompt tokens processed.
+        done: usize,
+        /// Prompt tokens in all.
+        total: usize,
+    },
+    /// A token came.
+    Segment(&'a Segment),
 }

@@ -28,6 +28,8 @@ impl fmt::Display for FinishReason {
 pub struct Stats {
     /// Tokens in the prompt.
     pub prompt_tokens: usize,
+    /// Those of them that a cache knew already.
+    pub cached_tokens: usize,
     /// From the start until the first token was there.
     pub prompt_time: Duration,
     /// Tokens generated, the end-of-text token included.
@@ -41,10 +43,11 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Prompt tokens per second.
+    /// Prompt tokens processed per second; those that a cache knew do not count.
     #[must_use]
     pub fn prompt_tps(&self) -> f64 {
-        rate(self.prompt_tokens, self.prompt_time)
+        let processed = self.prompt_tokens.saturating_sub(self.cached_tokens);
+        rate(processed, self.prompt_time)
     }
 
     /// Generated tokens per second, the first one, which the prompt's time

@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use mlx_core::Dtype;
 use mlx_core::io::SafetensorsFile;
 use mlx_nn::{Quantization, Weights};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::estimate::Outline;
 use super::{GenerationConfig, Monitor, Source, constructor, formats};
 use crate::registry::{ConfigMap, Registry};
 use crate::tokenizer::Tokenizer;
@@ -43,6 +45,24 @@ pub(super) fn read(
         quantization,
         tokenizer,
     })
+}
+
+/// The configuration and the bytes that the weights take, without reading them.
+pub(super) fn outline(folder: &Path, dtype: Option<Dtype>) -> Result<Outline> {
+    let config = object(&folder.join("config.json"))?.ok_or_else(|| Error::MissingFile {
+        file: "config.json".to_owned(),
+    })?;
+    let file = open(folder)?;
+    let mut weights = 0_u64;
+    for name in file.names() {
+        let stored = file.dtype(name)?;
+        let bytes = match dtype.filter(|_| stored.is_floating()) {
+            Some(dtype) => file.shape(name)?.iter().product::<usize>() * dtype.size(),
+            None => file.bytes(name)?.len(),
+        };
+        weights = weights.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+    Ok(Outline { weights, config })
 }
 
 fn weights(file: &SafetensorsFile, monitor: &mut Monitor<'_>) -> Result<Weights> {

@@ -11,11 +11,12 @@ mod vocab;
 
 use std::path::Path;
 
-use mlx_core::io::gguf::GgufFile;
+use mlx_core::io::gguf::{GgmlType, GgufFile, TensorInfo};
 use mlx_core::{Device, DeviceType, Dtype};
 
 use architecture::Architecture;
 
+use super::estimate::Outline;
 use super::{GenerationConfig, Monitor, Source, constructor};
 use crate::Result;
 use crate::registry::{ConfigMap, Registry};
@@ -44,6 +45,42 @@ pub(super) fn read(
         weights,
         quantization: None,
         tokenizer,
+    })
+}
+
+/// The configuration and the bytes that the tensors take once they are loaded.
+pub(super) fn outline(path: &Path, dtype: Option<Dtype>) -> Result<Outline> {
+    let file = GgufFile::open(path)?;
+    let dtype = dtype.unwrap_or_else(default_dtype);
+    let mut config = config::read(&file, Architecture::of(&file)?)?;
+    let name = if dtype == Dtype::Float32 {
+        "float32"
+    } else {
+        "float16"
+    };
+    config.insert("dtype".to_owned(), name.into());
+    let loaded = |tensor: &TensorInfo| {
+        let elements = u64::try_from(tensor.size()).unwrap_or(u64::MAX);
+        let scale = u64::try_from(dtype.size()).unwrap_or(4);
+        match packed(tensor.ggml_type()).filter(|_| tensor.shape().len() > 1) {
+            Some((bits, group)) => elements / 8 * bits + 2 * scale * elements / group,
+            None => elements.saturating_mul(scale),
+        }
+    };
+    let loaded = file.tensors().iter().map(loaded);
+    let weights = loaded.fold(0, u64::saturating_add);
+    Ok(Outline { weights, config })
+}
+
+/// Bits and group size of blocks that stay packed, with a scale and a bias for each group.
+fn packed(ggml_type: GgmlType) -> Option<(u64, u64)> {
+    Some(match ggml_type {
+        GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q4_K => (4, 32),
+        GgmlType::MXFP4 | GgmlType::NVFP4 => (4, 32),
+        GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q5_K => (5, 32),
+        GgmlType::Q8_0 | GgmlType::Q8_1 | GgmlType::IQ4_NL | GgmlType::IQ4_XS => (8, 32),
+        GgmlType::TQ1_0 | GgmlType::TQ2_0 => (2, 128),
+        _ => return None,
     })
 }
 

@@ -15,6 +15,8 @@ mod cache_kinds;
 mod cli;
 #[cfg(feature = "cli")]
 mod commands;
+#[cfg(feature = "cli")]
+mod flags;
 mod generate;
 mod generator;
 mod gguf;
@@ -25,4 +27,6 @@ mod load;
 mod sample;
 mod sample_formulae;
 mod support;
+#[cfg(all(feature = "cli", unix))]
+mod terminal;
 mod text;

@@ -11,6 +11,7 @@ use mlx_lm::cli::{Failure, Progress, Unit, interrupt_flag, write_out};
 use mlx_lm::{CancelFlag, Input, LanguageModel};
 use serde_json::{Value, json};
 
+use super::caching::CacheArguments;
 use super::model::RunArguments;
 
 /// Arguments of `mlx-lm benchmark`.
@@ -19,7 +20,8 @@ use super::model::RunArguments;
 Examples:
   mlx-lm benchmark
   mlx-lm benchmark --model models/qwen3-0.6b -p 2048 -g 128 -n 3
-  mlx-lm benchmark -p 512 -g 64 --batch-size 1 4 16 --json
+  mlx-lm benchmark -p 512 2048 -g 64 --batch-size 1 4 16 --json
+  mlx-lm benchmark -p 4096 --kv-bits 8 --quantized-kv-start 0
 
 Prompts are random tokens, tokens are chosen greedily, and no token ends an answer. One run
 before the counted ones warms up. Rates are medians; tokens of all sequences of a batch count.")]
@@ -38,9 +40,8 @@ pub(crate) struct Arguments {
     /// Counted runs
     #[arg(short, long, default_value_t = 5, value_name = "N")]
     num_trials: usize,
-    /// Prompt tokens processed at a time
-    #[arg(long, default_value_t = 2048, value_name = "N")]
-    prefill_step_size: usize,
+    #[command(flatten)]
+    caching: CacheArguments,
     /// Write one JSON object
     #[arg(long)]
     json: bool,
@@ -74,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let zero = [
         arguments.num_trials,
         arguments.generation_tokens,
-        arguments.prefill_step_size,
+        arguments.caching.step(),
     ];
     let mut counts = zero
         .iter()
@@ -84,7 +85,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::usage("a count is 0", "give numbers of 1 or more"));
     }
     let cancel = interrupt_flag();
-    let model = arguments.model.load(arguments.quiet, &cancel)?;
+    let options = arguments.caching.options();
+    options.validate()?;
+    let largest = |counts: &[usize]| counts.iter().copied().max().unwrap_or(0);
+    let rows = largest(&arguments.batch_size);
+    let tokens = largest(&arguments.prompt_tokens) + arguments.generation_tokens;
+    let budget = arguments.caching.budget(tokens.saturating_mul(rows));
+    let model = arguments.model.load(budget, arguments.quiet, &cancel)?;
     let mut results = Vec::new();
     for &prompt in &arguments.prompt_tokens {
         for &batch in &arguments.batch_size {
@@ -92,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
                 prompt,
                 batch,
                 generate: arguments.generation_tokens,
-                step: arguments.prefill_step_size,
+                step: arguments.caching.step(),
             };
             results.push(measure(case, model.model(), arguments, &cancel)?);
         }
@@ -141,7 +148,10 @@ fn measure(
     arguments: &Arguments,
     cancel: &CancelFlag,
 ) -> Result<Measured, Failure> {
-    let limit = model.max_position_embeddings().unwrap_or(i32::MAX);
+    let limit = match arguments.caching.is_limited() {
+        true => i32::MAX,
+        false => model.max_position_embeddings().unwrap_or(i32::MAX),
+    };
     let needed = case.prompt + case.generate;
     if usize::try_from(limit).is_ok_and(|limit| needed > limit) {
         return Err(Failure::usage(
@@ -155,7 +165,7 @@ fn measure(
     let (mut prompts, mut generations) = (Vec::new(), Vec::new());
     for trial in 0..=arguments.num_trials {
         progress.set(trial, arguments.num_trials + 1);
-        let (prompt, generation) = once(&case, model, cancel)?;
+        let (prompt, generation) = once(&case, model, &arguments.caching.options(), cancel)?;
         if trial == 0 {
             continue;
         }
@@ -190,11 +200,12 @@ fn median(values: &mut [f64]) -> f64 {
 fn once(
     case: &Case,
     model: &dyn LanguageModel,
+    options: &CacheOptions,
     cancel: &CancelFlag,
 ) -> Result<(Duration, Duration), Failure> {
     let size = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let (rows, vocab) = (size(case.batch), model.vocab_size().max(1));
-    let mut cache = model.make_cache(&CacheOptions::default());
+    let mut cache = model.make_cache(options);
     let mut chance = 1_u32;
     let mut tokens = |count: usize| {
         let ids: Vec<u32> = (0..count * case.batch)

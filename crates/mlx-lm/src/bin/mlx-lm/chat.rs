@@ -9,12 +9,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
-use mlx_lm::chat::{Message, RenderOptions};
+use mlx_lm::CancelFlag;
+use mlx_lm::chat::Message;
 use mlx_lm::cli::{Failure, note, write_out};
-use mlx_lm::{CancelFlag, GenerateOptions, LoadedModel, Stats};
+use mlx_lm::generate::ChatSession;
 
 use self::commands::Next;
 use self::input::{Input, Line};
+use super::caching::CacheArguments;
+use super::constraint::ConstraintArguments;
+use super::drafting::DraftArguments;
 use super::model::RunArguments;
 use super::sampling::SamplingArguments;
 use super::template::TemplateArguments;
@@ -26,9 +30,11 @@ Examples:
   mlx-lm chat
   mlx-lm chat --model models/qwen3-0.6b --system \"Answer in French.\" --temp 0.7
   mlx-lm chat --load talk.json
+  mlx-lm chat --model org/large --draft-model org/small --kv-bits 8
 
 Ctrl-C stops the answer, Ctrl-D leaves. A line that ends in \\ goes on in the next one; lines
-between two lines of three quotes are one message. /help lists the commands.")]
+between two lines of three quotes are one message. /help lists the commands. Each answer begins with
+what the model remembers: only new tokens are processed.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     model: RunArguments,
@@ -40,6 +46,12 @@ pub(crate) struct Arguments {
     max_tokens: usize,
     #[command(flatten)]
     sampling: SamplingArguments,
+    #[command(flatten)]
+    constraint: ConstraintArguments,
+    #[command(flatten)]
+    drafting: DraftArguments,
+    #[command(flatten)]
+    caching: CacheArguments,
     #[command(flatten)]
     template: TemplateArguments,
     /// Go on with a conversation that /save wrote
@@ -61,12 +73,9 @@ impl Arguments {
 
 /// The conversation and its settings.
 pub(super) struct Session<'m> {
-    model: &'m LoadedModel,
-    system: Option<String>,
-    messages: Vec<Message>,
-    options: GenerateOptions,
-    render: RenderOptions,
-    stats: Option<Stats>,
+    chat: ChatSession<'m>,
+    /// Whether there is an answer of which to tell.
+    answered: bool,
     verbose: bool,
     quiet: bool,
     /// Whether thoughts are set apart with colour.
@@ -77,24 +86,33 @@ pub(super) struct Session<'m> {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let interrupt = Interrupt::install();
     let cancel = interrupt.begin();
-    let model = arguments.model.load(arguments.quiet, &cancel)?;
+    let grammar = arguments.constraint.grammar()?;
+    let budget = arguments.caching.budget(2 * arguments.max_tokens);
+    let model = arguments.model.load(budget, arguments.quiet, &cancel)?;
     if model.tokenizer().chat_templates().is_empty() {
         return Err(Failure::usage(
             "this model has no chat template",
             "continue texts with `mlx-lm generate`, or choose a chat model",
         ));
     }
+    let draft = arguments.drafting.load(arguments.quiet, &cancel)?;
     interrupt.end();
+    let options = arguments.sampling.options(model.tokenizer())?;
+    let options = arguments
+        .caching
+        .apply(options)
+        .max_tokens(arguments.max_tokens)
+        .grammar(grammar);
+    let mut chat = ChatSession::new(&model, &options).render(arguments.template.options()?);
+    if let Some(speculation) = arguments.drafting.speculation(&model, draft.as_ref())? {
+        chat = chat.speculation(speculation);
+    }
+    if let Some(system) = &arguments.system {
+        chat.push(Message::system(system.as_str()));
+    }
     let mut session = Session {
-        model: &model,
-        system: arguments.system.clone(),
-        messages: Vec::new(),
-        options: arguments
-            .sampling
-            .options()
-            .max_tokens(arguments.max_tokens),
-        render: arguments.template.options()?,
-        stats: None,
+        chat,
+        answered: false,
         verbose: arguments.verbose,
         quiet: arguments.quiet,
         colour: stderr().is_terminal() && std::io::stdout().is_terminal(),
@@ -130,7 +148,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
                 Err(failure) => Err(failure),
             },
             None => {
-                session.messages.push(Message::user(line));
+                session.chat.push(Message::user(line));
                 session.answer()
             }
         };

@@ -6,12 +6,13 @@ use clap::{Args, ValueEnum};
 use mlx_core::Dtype;
 use mlx_lm::cli::{Failure, Progress, Unit, interrupt_flag, note, write_out};
 use mlx_lm::load::{QuantizeOptions, SaveOptions, allocate_bits, quantize_model, sensitivities};
+use mlx_lm::memory::MemoryBudget;
 use mlx_lm::{CancelFlag, LoadedModel};
 use serde_json::json;
 
 use super::lines::read_text;
 use super::manage::bytes;
-use super::model::ModelArguments;
+use super::model::{MemoryArguments, ModelArguments};
 use super::quantization::QuantizationArguments;
 
 /// Arguments of `mlx-lm convert`.
@@ -28,6 +29,8 @@ The folder appears whole or not at all, and can be read by mlx-lm for Python, to
 pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
+    #[command(flatten)]
+    memory: MemoryArguments,
     /// The folder to make
     #[arg(long, value_name = "FOLDER", default_value = "mlx_model")]
     mlx_path: PathBuf,
@@ -96,7 +99,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let model = arguments
         .model
         .load_with(arguments.quiet, &cancel, |loader| {
-            let mut loader = loader.dequantize(arguments.dequantize);
+            // Nothing is generated with it.
+            let budget = arguments.memory.apply(MemoryBudget::default().tokens(0));
+            let mut loader = loader.dequantize(arguments.dequantize).memory(budget);
             if let Some(kind) = arguments.dtype {
                 loader = loader.dtype(match kind {
                     Kind::Float16 => Dtype::Float16,

@@ -7,6 +7,7 @@ use clap::Args;
 use mlx_lm::chat::Message;
 use mlx_lm::cli::{Failure, Progress, Unit, interrupt_flag, write_out};
 use mlx_lm::evaluate::likelihood;
+use mlx_lm::memory::MemoryBudget;
 use mlx_lm::{CancelFlag, GenerateOptions, LoadedModel};
 use serde_json::{Value, json};
 
@@ -100,7 +101,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         tasks.push((path, read_task(path)?));
     }
     let cancel = interrupt_flag();
-    let model = arguments.model.load(arguments.quiet, &cancel)?;
+    let model = arguments
+        .model
+        .load(MemoryBudget::default(), arguments.quiet, &cancel)?;
     let runner = Runner {
         arguments,
         model: &model,

@@ -4,36 +4,68 @@ use std::path::Path;
 
 use clap::Args;
 use mlx_lm::cli::{Failure, interrupt_flag, write_out};
+use mlx_lm::memory::{MemoryBudget, MemoryEstimate, human};
 use mlx_lm::{Error, LoadedModel, Loader};
 use serde_json::{Value, json};
 
-use super::model::ModelArguments;
+use super::caching::CacheArguments;
+use super::model::{MemoryArguments, ModelArguments};
 
 /// Arguments of `mlx-lm info`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mlx-lm info --model models/qwen3-0.6b
-  mlx-lm info --model model.gguf --json")]
+  mlx-lm info --model model.gguf --json
+  mlx-lm info --model org/name --tokens 32768 --kv-bits 4 --memory-limit 8GB
+
+The memory is estimated for one conversation of so many tokens, from the files' heads alone; a model
+that does not fit is not loaded.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
+    #[command(flatten)]
+    memory: MemoryArguments,
+    #[command(flatten)]
+    caching: CacheArguments,
+    /// Tokens of the conversation that has to fit [default: 2048]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 2048,
+        hide_default_value = true
+    )]
+    tokens: usize,
     /// Write one JSON object
     #[arg(long)]
     json: bool,
 }
 
+type Facts = Vec<(&'static str, Value)>;
+
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let cancel = interrupt_flag();
     let path = arguments.model.find(arguments.json, &cancel)?;
-    let facts = match Loader::new(&path).cancel(&cancel).load() {
+    let budget = arguments
+        .memory
+        .apply(arguments.caching.budget(arguments.tokens));
+    budget.cache.validate()?;
+    // Asked before the model is loaded: then it is no longer there.
+    let available = budget.available();
+    let budget = budget.limit(available);
+    let loader = Loader::new(&path).memory(budget.clone()).cancel(&cancel);
+    let estimate = loader.estimate();
+    let mut facts = match loader.load() {
         Ok(model) => facts(&model),
         // A model that cannot be run still has a configuration to show.
-        Err(error) => match unsupported(&path, &error) {
+        Err(error) => match outline(&path, &error) {
             Some(facts) => facts,
             None => return Err(error.into()),
         },
     };
+    if let Ok(estimate) = estimate {
+        facts.extend(memory(&estimate, &path, &arguments.caching, &budget)?);
+    }
     let text = if arguments.json {
         format!(
             "{}\n",
@@ -46,21 +78,69 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         )
     } else {
         let line = |(key, value): (&str, Value)| match value {
-            Value::String(text) => format!("{key:<20} {text}\n"),
-            other => format!("{key:<20} {other}\n"),
+            Value::String(text) => format!("{key:<26} {text}\n"),
+            other => format!("{key:<26} {other}\n"),
         };
-        facts.into_iter().map(line).collect()
+        let shown = facts.into_iter().map(readable);
+        shown.map(line).collect()
     };
     write_out(&text)
 }
 
+/// Bytes as people read them, where a fact is a number of bytes.
+fn readable((key, value): (&'static str, Value)) -> (&'static str, Value) {
+    match value.as_u64().filter(|_| key.starts_with("memory")) {
+        Some(bytes) => (key, json!(human(bytes))),
+        None => (key, value),
+    }
+}
+
+/// What the model needs, part by part, and whether that is there.
+fn memory(
+    estimate: &MemoryEstimate,
+    path: &Path,
+    caching: &CacheArguments,
+    budget: &MemoryBudget,
+) -> Result<Facts, Failure> {
+    let cache = |tokens: usize| -> Result<u64, Failure> {
+        let budget = caching.budget(tokens);
+        Ok(Loader::new(path).memory(budget).estimate()?.cache)
+    };
+    let per_thousand = cache(1000)?;
+    Ok(vec![
+        ("memory_weights", json!(estimate.weights)),
+        ("memory_cache_per_1k_tokens", json!(per_thousand)),
+        ("memory_cache", json!(estimate.cache)),
+        ("memory_workspace", json!(estimate.workspace)),
+        ("memory_needed", json!(estimate.total())),
+        ("memory_available", json!(budget.available())),
+        (
+            "fits",
+            json!(
+                budget
+                    .available()
+                    .map(|available| estimate.total() <= available)
+            ),
+        ),
+    ])
+}
+
 /// What the configuration tells of a model that is whole and yet cannot be run, and why.
-fn unsupported(path: &Path, error: &Error) -> Option<Vec<(&'static str, Value)>> {
+fn outline(path: &Path, error: &Error) -> Option<Facts> {
     let Error::Load { source, .. } = error else {
         return None;
     };
-    if !matches!(**source, Error::UnsupportedModel { .. }) {
-        return None;
+    let supported = match **source {
+        Error::UnsupportedModel { .. } => false,
+        Error::Memory { .. } => true,
+        _ => return None,
+    };
+    if path.is_file() {
+        return Some(vec![
+            ("path", json!(path.display().to_string())),
+            ("supported", json!(supported)),
+            ("why", json!(source.to_string())),
+        ]);
     }
     let bytes = std::fs::read(path.join("config.json")).ok()?;
     let config: Value = serde_json::from_slice(&bytes).ok()?;
@@ -80,7 +160,7 @@ fn unsupported(path: &Path, error: &Error) -> Option<Vec<(&'static str, Value)>>
         .sum();
     Some(vec![
         ("path", json!(path.display().to_string())),
-        ("supported", json!(false)),
+        ("supported", json!(supported)),
         ("why", json!(source.to_string())),
         ("model_type", config("model_type")),
         ("bytes", json!(weights)),
@@ -91,7 +171,7 @@ fn unsupported(path: &Path, error: &Error) -> Option<Vec<(&'static str, Value)>>
     ])
 }
 
-fn facts(model: &LoadedModel) -> Vec<(&'static str, Value)> {
+fn facts(model: &LoadedModel) -> Facts {
     let config = |key: &str| model.config().get(key).cloned().unwrap_or(Value::Null);
     let size = model.size();
     let templates: Vec<&str> = model.tokenizer().chat_templates().names().collect();

@@ -3,17 +3,22 @@
 #![forbid(unsafe_code)]
 
 mod benchmark;
+mod caching;
 mod chat;
+mod constraint;
 mod convert;
 #[cfg(feature = "hub")]
 mod download;
+mod drafting;
 mod evaluate;
 mod generate;
 mod info;
 mod lines;
+mod logprobs;
 mod manage;
 mod model;
 mod perplexity;
+mod prompt_cache;
 mod quantization;
 mod sampling;
 mod template;
@@ -47,6 +52,8 @@ enum Command {
     Generate(generate::Arguments),
     /// Talk with a model
     Chat(chat::Arguments),
+    /// Process a prompt once and keep it in a file
+    CachePrompt(prompt_cache::Arguments),
     /// Show what a model is, and whether it can be run
     Info(info::Arguments),
     /// Quantise a model, make it dense, or change its dtype
@@ -72,6 +79,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Generate(arguments) => generate::run(arguments),
         Command::Chat(arguments) => chat::run(arguments),
+        Command::CachePrompt(arguments) => prompt_cache::run(arguments),
         Command::Info(arguments) => info::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
         #[cfg(feature = "hub")]
@@ -92,6 +100,7 @@ impl Command {
         match self {
             Self::Generate(arguments) => arguments.is_quiet(),
             Self::Chat(arguments) => arguments.is_quiet(),
+            Self::CachePrompt(arguments) => arguments.is_quiet(),
             Self::Convert(arguments) => arguments.is_quiet(),
             #[cfg(feature = "hub")]
             Self::Download(arguments) => arguments.is_quiet(),

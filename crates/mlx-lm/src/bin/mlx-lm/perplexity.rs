@@ -7,6 +7,7 @@ use clap::Args;
 use mlx_core::memory;
 use mlx_lm::cli::{Failure, Progress, Unit, interrupt_flag, write_out};
 use mlx_lm::evaluate::{Perplexity, likelihood};
+use mlx_lm::memory::MemoryBudget;
 use serde_json::json;
 
 use super::lines::{Record, read_records};
@@ -56,7 +57,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let texts = texts(&arguments.file)?;
     let cancel = interrupt_flag();
-    let model = arguments.model.load(arguments.quiet, &cancel)?;
+    let model = arguments
+        .model
+        .load(MemoryBudget::default(), arguments.quiet, &cancel)?;
     let mut tokens = Vec::new();
     for text in &texts {
         tokens.extend(model.tokenizer().encode(text, true)?);

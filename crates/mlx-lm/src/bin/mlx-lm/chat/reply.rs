@@ -2,6 +2,7 @@
 
 use mlx_lm::chat::{Message, ReasoningParser, ReasoningText};
 use mlx_lm::cli::{Failure, Progress, Unit, note, write_out};
+use mlx_lm::generate::Turn;
 use mlx_lm::{Error, LoadedModel};
 
 use super::Session;
@@ -11,69 +12,67 @@ const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
 
 impl Session<'_> {
-    /// The conversation as the template gets it.
-    pub(super) fn conversation(&self) -> Vec<Message> {
-        let system = self
-            .system
-            .iter()
-            .map(|text| Message::system(text.as_str()));
-        system.chain(self.messages.iter().cloned()).collect()
-    }
-
     /// Answers the last message; if nothing comes of it, the message is taken back.
     pub(super) fn answer(&mut self) -> Result<(), Failure> {
         let cancel = self.interrupt.begin();
+        self.chat.options_mut().cancel = cancel.clone();
         let result = self.stream(&cancel);
         self.interrupt.end();
         match result {
             Ok(reply) => {
-                self.messages.push(reply);
+                self.chat.push(reply);
                 Ok(())
             }
             Err(failure) => {
-                self.messages.pop();
+                self.chat.messages_mut().pop();
                 Err(failure)
             }
         }
     }
 
     fn stream(&mut self, cancel: &mlx_lm::CancelFlag) -> Result<Message, Failure> {
-        let tokenizer = self.model.tokenizer();
-        let prompt = tokenizer.apply_chat_template(&self.conversation(), &self.render)?;
-        let tokens = tokenizer.encode(&prompt, false)?;
-        let mut parser = reasoning(self.model, &self.render, &prompt);
+        let model = self.chat.model();
+        let tokenizer = model.tokenizer();
+        let mut parser = reasoning(model, self.chat.render_options(), &self.chat.prompt()?);
         let marks: Vec<String> = parser
             .iter()
             .flat_map(|parser| parser.marks().map(str::to_owned))
             .collect();
         // Marks of thoughts may be special tokens, which text alone does not show.
         let mut detokenizer = tokenizer.detokenizer_showing(marks.iter().map(String::as_str));
-        let own_text = parser.is_some() && self.options.stop.is_empty();
-        let options = self.options.clone().cancel(cancel.clone());
-        let generation = self.model.generate_tokens(&tokens, &options)?;
+        let own_text = parser.is_some() && self.chat.options().stop.is_empty();
         let mut progress = Progress::new("reading the conversation", Unit::Tokens, self.quiet);
-        let mut generation = generation.on_prefill(move |done, total| progress.set(done, total));
         let mut shown = Shown {
             colour: self.colour,
             ..Shown::default()
         };
-        let mut stopped = false;
-        for segment in &mut generation {
-            let segment = match segment {
-                Ok(segment) => segment,
-                Err(Error::Cancelled) => {
-                    stopped = true;
-                    break;
-                }
-                Err(error) => return Err(error.into()),
+        let mut failed = None;
+        let answered = self.chat.answer(|turn| {
+            let segment = match turn {
+                Turn::Prefill { done, total } => return progress.set(done, total),
+                Turn::Segment(segment) if failed.is_none() => segment,
+                _ => return,
             };
             let text = match own_text {
-                true if tokenizer.is_eos(segment.token) => String::new(),
-                true => detokenizer.push(segment.token)?,
-                false => segment.text,
+                true if tokenizer.is_eos(segment.token) => Ok(String::new()),
+                true => detokenizer.push(segment.token).map_err(Failure::from),
+                false => Ok(segment.text.clone()),
             };
-            shown.show(&sort(parser.as_mut(), &text))?;
+            let written = text.and_then(|text| shown.show(&sort(parser.as_mut(), &text)));
+            if let Err(failure) = written {
+                failed = Some(failure);
+                cancel.cancel();
+            }
+        });
+        drop(progress);
+        if let Some(failure) = failed {
+            return Err(failure);
         }
+        let stopped = match answered {
+            Ok(_) => false,
+            Err(Error::Cancelled) => true,
+            Err(error) => return Err(error.into()),
+        };
         if own_text {
             shown.show(&sort(parser.as_mut(), &detokenizer.finish()?))?;
         }
@@ -81,12 +80,11 @@ impl Session<'_> {
             shown.show(&parser.finish())?;
         }
         shown.end()?;
-        let stats = generation.stats();
-        self.stats = Some(stats);
+        self.answered = true;
         if stopped {
             note("(stopped)\n");
         } else if self.verbose {
-            note(&summary(&stats));
+            note(&summary(&self.chat.stats()));
         }
         let reply = Message::assistant(shown.text.content.trim_start_matches('\n'));
         Ok(match shown.text.reasoning.trim() {
