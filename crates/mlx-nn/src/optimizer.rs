@@ -58,30 +58,52 @@ impl Optimize for Box<dyn Optimize> {
 }
 
 /// How one gradient changes one parameter.
+///
+/// ```
+/// use mlx_core::{Array, ops::arithmetic::sign};
+/// use mlx_nn::{Result, optimizer::{Optimizer, Rule, Update}};
+///
+/// /// Steps by the sign of the gradient alone.
+/// #[derive(Debug)]
+/// struct Signed;
+///
+/// impl Rule for Signed {
+///     fn apply(&self, update: &mut Update<'_>) -> Result<Array> {
+///         Ok((update.parameter - update.rate()? * sign(update.gradient)?)?)
+///     }
+/// }
+///
+/// let optimizer = Optimizer::new(Signed, 0.1)?;
+/// # let _ = optimizer;
+/// # Ok::<(), mlx_nn::Error>(())
+/// ```
 pub trait Rule: std::fmt::Debug + Send + Sync {
     /// Checks the settings.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if one is out of range.
-    fn validate(&self) -> Result<()>;
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The names of the arrays that are kept for each parameter; zeros of its shape at first.
+    fn slots(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// The state of a parameter before its first step.
     ///
     /// # Errors
     /// [`Error::Core`] if it cannot be made.
-    fn init(&self, parameter: &Array) -> Result<Slots>;
+    fn init(&self, parameter: &Array) -> Result<Slots> {
+        zeros(parameter, self.slots())
+    }
 
-    /// The parameter after a step; `slots` holds what [`init`](Self::init) made.
+    /// The parameter after a step.
     ///
     /// # Errors
     /// [`Error::Core`] if the shapes do not fit, [`Error::Weight`] if a slot is missing.
-    fn apply(
-        &self,
-        step: &Step,
-        gradient: &Array,
-        parameter: &Array,
-        slots: &mut Slots,
-    ) -> Result<Array>;
+    fn apply(&self, update: &mut Update<'_>) -> Result<Array>;
 }
 
 /// Where an optimizer stands.
@@ -93,10 +115,81 @@ pub struct Step {
     pub learning_rate: Array,
 }
 
-impl Step {
-    /// The learning rate in the dtype of a gradient.
-    fn rate(&self, gradient: &Array) -> Result<Array> {
-        Ok(self.learning_rate.astype(gradient.dtype())?)
+/// One parameter at one step, as a [`Rule`] sees it.
+#[derive(Debug)]
+pub struct Update<'u> {
+    /// Where the optimizer stands.
+    pub step: &'u Step,
+    /// The gradient.
+    pub gradient: &'u Array,
+    /// The parameter before the step.
+    pub parameter: &'u Array,
+    slots: &'u mut Slots,
+}
+
+impl<'u> Update<'u> {
+    /// The learning rate in the dtype of the gradient.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn rate(&self) -> Result<Array> {
+        Ok(self.step.learning_rate.astype(self.gradient.dtype())?)
+    }
+
+    /// The array kept under `name`.
+    ///
+    /// # Errors
+    /// [`Error::Weight`] if the rule keeps no such array.
+    pub fn slot(&self, name: &'static str) -> Result<&Array> {
+        self.slots
+            .get(name)
+            .ok_or_else(|| Error::weight(name, "the rule keeps no such slot"))
+    }
+
+    /// Keeps an array under `name` until the next step.
+    pub fn keep(&mut self, name: &'static str, array: Array) {
+        self.slots.insert(name, array);
+    }
+
+    /// Moves the average kept under `name` towards `new`, and returns it.
+    ///
+    /// # Errors
+    /// As [`slot`](Self::slot), or [`Error::Core`] if the shapes do not fit.
+    pub fn average(&mut self, name: &'static str, new: &Array, kept: f64) -> Result<Array> {
+        let average = average(self.slot(name)?, new, kept)?;
+        self.keep(name, average.clone());
+        Ok(average)
+    }
+
+    /// The gradient of the loss and `weight_decay / 2` times the square of the parameter.
+    fn regularized(&self, weight_decay: f64) -> Result<Array> {
+        Ok(if weight_decay == 0.0 {
+            self.gradient.clone()
+        } else {
+            (self.gradient + self.parameter * weight_decay)?
+        })
+    }
+
+    /// The parameter without what decays of it in a step.
+    fn decayed(&self, weight_decay: f64) -> Result<Array> {
+        Ok(if weight_decay == 0.0 {
+            self.parameter.clone()
+        } else {
+            (self.parameter * (1.0 - &(self.rate()? * weight_decay)?)?)?
+        })
+    }
+
+    /// The same step of another parameter.
+    fn with_parameter<'o>(&'o mut self, parameter: &'o Array) -> Update<'o>
+    where
+        'u: 'o,
+    {
+        Update {
+            step: self.step,
+            gradient: self.gradient,
+            parameter,
+            slots: self.slots,
+        }
     }
 }
 
@@ -242,10 +335,13 @@ impl<R: Rule> Optimize for Optimizer<R> {
         for (key, gradient) in gradients {
             let parameter = parameter_of(key, gradient, parameters)?;
             let mut slots = self.slots_of(key, gradient)?;
-            changed.insert(
-                key.clone(),
-                self.rule.apply(&step, gradient, parameter, &mut slots)?,
-            );
+            let mut update = Update {
+                step: &step,
+                gradient,
+                parameter,
+                slots: &mut slots,
+            };
+            changed.insert(key.clone(), self.rule.apply(&mut update)?);
             states.push((key, slots));
         }
         for (key, slots) in states {
@@ -311,11 +407,9 @@ fn parameter_of<'p>(key: &str, gradient: &Array, parameters: &'p Gradients) -> R
     }
 }
 
-/// The array a rule keeps under `name`.
-fn slot<'s>(slots: &'s Slots, name: &'static str) -> Result<&'s Array> {
-    slots
-        .get(name)
-        .ok_or_else(|| Error::weight(name, "the rule keeps no such slot"))
+/// `kept · old + (1 − kept) · new`
+fn average(old: &Array, new: &Array, kept: f64) -> Result<Array> {
+    Ok(((old * kept)? + new * (1.0 - kept))?)
 }
 
 /// Slots of zeros in the shape and dtype of a parameter.

@@ -5,7 +5,7 @@ use mlx_core::{
     ops::arithmetic::{sqrt, square},
 };
 
-use super::{Rule, Slots, Step, check_positive, slot, zeros};
+use super::{Rule, Update, check_positive};
 use crate::Result;
 
 /// Scales gradients by the ratio of past updates to past gradients, from "ADADELTA: An Adaptive
@@ -33,26 +33,15 @@ impl Rule for AdaDelta {
         check_positive("AdaDelta", "eps", self.eps, false)
     }
 
-    fn init(&self, parameter: &Array) -> Result<Slots> {
-        zeros(parameter, &["v", "u"])
+    fn slots(&self) -> &'static [&'static str] {
+        &["v", "u"]
     }
 
-    fn apply(
-        &self,
-        step: &Step,
-        gradient: &Array,
-        parameter: &Array,
-        slots: &mut Slots,
-    ) -> Result<Array> {
-        let average = |old: &Array, new: &Array| -> Result<Array> {
-            Ok(((old * self.rho)? + square(new)? * (1.0 - self.rho))?)
-        };
+    fn apply(&self, update: &mut Update<'_>) -> Result<Array> {
         let root = |x: &Array| -> Result<Array> { Ok(sqrt(&(x + self.eps)?)?) };
-        let v = average(slot(slots, "v")?, gradient)?;
-        let u = slot(slots, "u")?;
-        let update = ((root(u)? / root(&v)?)? * gradient)?;
-        let u = average(u, &update)?;
-        slots.extend([("v", v), ("u", u)]);
-        Ok((parameter - step.rate(gradient)? * update)?)
+        let v = update.average("v", &square(update.gradient)?, self.rho)?;
+        let change = ((root(update.slot("u")?)? / root(&v)?)? * update.gradient)?;
+        let _kept = update.average("u", &square(&change)?, self.rho)?;
+        Ok((update.parameter - update.rate()? * change)?)
     }
 }

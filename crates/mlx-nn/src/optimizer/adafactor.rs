@@ -9,7 +9,7 @@ use mlx_core::{
     },
 };
 
-use super::{Rule, Slots, Step, slot, zeros};
+use super::{Rule, Slots, Step, Update, zeros};
 use crate::Result;
 
 /// Squared gradients kept as row and column means, from "Adafactor: Adaptive Learning Rates with
@@ -78,10 +78,6 @@ fn root_mean_square(x: &Array) -> Result<Array> {
 }
 
 impl Rule for Adafactor {
-    fn validate(&self) -> Result<()> {
-        Ok(())
-    }
-
     fn init(&self, parameter: &Array) -> Result<Slots> {
         let shape = parameter.shape();
         let mut slots = match shape {
@@ -103,54 +99,49 @@ impl Rule for Adafactor {
         Ok(slots)
     }
 
-    fn apply(
-        &self,
-        step: &Step,
-        gradient: &Array,
-        parameter: &Array,
-        slots: &mut Slots,
-    ) -> Result<Array> {
+    fn apply(&self, update: &mut Update<'_>) -> Result<Array> {
+        let (gradient, parameter) = (update.gradient, update.parameter);
         let parameter_rms = root_mean_square(parameter)?;
-        let rate = self.rate(step, &parameter_rms)?;
+        let rate = self.rate(update.step, &parameter_rms)?;
         let exponent = Array::scalar_dtype(self.decay_rate, Dtype::Float32)?;
-        let forgotten = power(&step.number.astype(Dtype::Float32)?, &exponent)?;
+        let forgotten = power(&update.step.number.astype(Dtype::Float32)?, &exponent)?;
         let kept = (1.0 - &forgotten.astype(parameter_rms.dtype())?)?;
         let new = (1.0 - &kept)?;
         let average =
             |old: &Array, x: &Array| -> Result<Array> { Ok(((&kept * old)? + &new * x)?) };
         let squares = (square(gradient)? + self.eps.0)?;
-        let update = if gradient.ndim() >= 2 {
+        let change = if gradient.ndim() >= 2 {
             let rows = average(
-                slot(slots, "exp_avg_sq_row")?,
+                update.slot("exp_avg_sq_row")?,
                 &mean_axes(&squares, &[-1], false)?,
             )?;
             let columns = average(
-                slot(slots, "exp_avg_sq_col")?,
+                update.slot("exp_avg_sq_col")?,
                 &mean_axes(&squares, &[-2], false)?,
             )?;
             let row_factor = rsqrt(&divide(&rows, &mean_axes(&rows, &[-1], true)?)?)?;
             let factors =
                 (expand_dims(&row_factor, &[-1])? * expand_dims(&rsqrt(&columns)?, &[-2]))?;
-            slots.extend([("exp_avg_sq_row", rows), ("exp_avg_sq_col", columns)]);
+            update.keep("exp_avg_sq_row", rows);
+            update.keep("exp_avg_sq_col", columns);
             (factors * gradient)?
         } else {
-            let squares = average(slot(slots, "exp_avg_sq")?, &squares)?;
-            let update = (rsqrt(&squares)? * gradient)?;
-            slots.insert("exp_avg_sq", squares);
-            update
+            let squares = average(update.slot("exp_avg_sq")?, &squares)?;
+            let change = (rsqrt(&squares)? * gradient)?;
+            update.keep("exp_avg_sq", squares);
+            change
         };
-        let one = Array::scalar_dtype(1.0, update.dtype())?;
-        let excess = maximum(&one, &(root_mean_square(&update)? / self.clip_threshold)?)?;
-        let mut update = (&rate * (update / excess))?;
+        let one = Array::scalar_dtype(1.0, change.dtype())?;
+        let excess = maximum(&one, &(root_mean_square(&change)? / self.clip_threshold)?)?;
+        let mut change = (&rate * (change / excess))?;
         if let Some(beta) = self.beta_1 {
-            update = ((slot(slots, "exp_avg")? * beta)? + update * (1.0 - beta))?;
-            slots.insert("exp_avg", update.clone());
+            change = update.average("exp_avg", &change, beta)?;
         }
         let parameter = if self.weight_decay == 0.0 {
             parameter.clone()
         } else {
             (parameter + parameter * (rate * -self.weight_decay)?)?
         };
-        Ok((parameter - update)?)
+        Ok((parameter - change)?)
     }
 }

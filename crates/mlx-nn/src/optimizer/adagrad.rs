@@ -5,7 +5,7 @@ use mlx_core::{
     ops::arithmetic::{sqrt, square},
 };
 
-use super::{Rule, Slots, Step, check_positive, slot, zeros};
+use super::{Rule, Update, check_positive};
 use crate::Result;
 
 /// Divides gradients by the root of all their squares so far, from "Adaptive Subgradient Methods
@@ -27,20 +27,14 @@ impl Rule for Adagrad {
         check_positive("Adagrad", "eps", self.eps, false)
     }
 
-    fn init(&self, parameter: &Array) -> Result<Slots> {
-        zeros(parameter, &["v"])
+    fn slots(&self) -> &'static [&'static str] {
+        &["v"]
     }
 
-    fn apply(
-        &self,
-        step: &Step,
-        gradient: &Array,
-        parameter: &Array,
-        slots: &mut Slots,
-    ) -> Result<Array> {
-        let v = (slot(slots, "v")? + square(gradient))?;
-        let update = ((step.rate(gradient)? * gradient)? / (sqrt(&v)? + self.eps))?;
-        slots.insert("v", v);
-        Ok((parameter - update)?)
+    fn apply(&self, update: &mut Update<'_>) -> Result<Array> {
+        let v = (update.slot("v")? + square(update.gradient))?;
+        let change = ((update.rate()? * update.gradient)? / (sqrt(&v)? + self.eps))?;
+        update.keep("v", v);
+        Ok((update.parameter - change)?)
     }
 }

@@ -5,7 +5,7 @@ use mlx_core::{
     ops::arithmetic::{abs, maximum, power, rsqrt, sqrt, square},
 };
 
-use super::{Rule, Slots, Step, check_betas, check_positive, slot, zeros};
+use super::{Rule, Update, check_betas, check_positive};
 use crate::Result;
 
 /// Moving averages of gradient and squared gradient, from "Adam: A Method for Stochastic
@@ -32,46 +32,35 @@ impl Default for Adam {
     }
 }
 
-/// `beta · old + (1 − beta) · new`
-fn average(old: &Array, new: &Array, beta: f64) -> Result<Array> {
-    Ok(((old * beta)? + new * (1.0 - beta))?)
-}
-
 impl Rule for Adam {
     fn validate(&self) -> Result<()> {
         check_betas("Adam", self.betas)?;
         check_positive("Adam", "eps", self.eps, true)
     }
 
-    fn init(&self, parameter: &Array) -> Result<Slots> {
-        zeros(parameter, &["m", "v"])
+    fn slots(&self) -> &'static [&'static str] {
+        &["m", "v"]
     }
 
-    fn apply(
-        &self,
-        step: &Step,
-        gradient: &Array,
-        parameter: &Array,
-        slots: &mut Slots,
-    ) -> Result<Array> {
-        let m = average(slot(slots, "m")?, gradient, self.betas.0)?;
-        let v = average(slot(slots, "v")?, &square(gradient)?, self.betas.1)?;
-        let rate = step.rate(gradient)?;
-        let update = if self.bias_correction {
-            let number = step.number.astype(Dtype::Float32)?;
+    fn apply(&self, update: &mut Update<'_>) -> Result<Array> {
+        let dtype = update.gradient.dtype();
+        let m = update.average("m", update.gradient, self.betas.0)?;
+        let v = update.average("v", &square(update.gradient)?, self.betas.1)?;
+        let rate = update.rate()?;
+        let change = if self.bias_correction {
+            let number = update.step.number.astype(Dtype::Float32)?;
             let remaining = |beta: f64| -> Result<Array> {
                 let powered = power(&Array::scalar_dtype(beta, Dtype::Float32)?, &number)?;
                 Ok((1.0 - &powered)?)
             };
-            let first = (&rate / remaining(self.betas.0)?)?.astype(gradient.dtype())?;
-            let second = rsqrt(&remaining(self.betas.1)?)?.astype(gradient.dtype())?;
+            let first = (&rate / remaining(self.betas.0)?)?.astype(dtype)?;
+            let second = rsqrt(&remaining(self.betas.1)?)?.astype(dtype)?;
             let denominator = ((sqrt(&v)? * second)? + self.eps)?;
             ((first * &m)? / denominator)?
         } else {
             ((rate * &m)? / (sqrt(&v)? + self.eps))?
         };
-        slots.extend([("m", m), ("v", v)]);
-        Ok((parameter - update)?)
+        Ok((update.parameter - change)?)
     }
 }
 
@@ -99,19 +88,13 @@ impl Rule for AdamW {
         self.adam.validate()
     }
 
-    fn init(&self, parameter: &Array) -> Result<Slots> {
-        self.adam.init(parameter)
+    fn slots(&self) -> &'static [&'static str] {
+        self.adam.slots()
     }
 
-    fn apply(
-        &self,
-        step: &Step,
-        gradient: &Array,
-        parameter: &Array,
-        slots: &mut Slots,
-    ) -> Result<Array> {
-        let kept = (1.0 - &(step.rate(gradient)? * self.weight_decay)?)?;
-        self.adam.apply(step, gradient, &(parameter * kept)?, slots)
+    fn apply(&self, update: &mut Update<'_>) -> Result<Array> {
+        let decayed = update.decayed(self.weight_decay)?;
+        self.adam.apply(&mut update.with_parameter(&decayed))
     }
 }
 
@@ -139,21 +122,15 @@ impl Rule for Adamax {
         check_positive("Adamax", "eps", self.eps, true)
     }
 
-    fn init(&self, parameter: &Array) -> Result<Slots> {
-        zeros(parameter, &["m", "v"])
+    fn slots(&self) -> &'static [&'static str] {
+        &["m", "v"]
     }
 
-    fn apply(
-        &self,
-        step: &Step,
-        gradient: &Array,
-        parameter: &Array,
-        slots: &mut Slots,
-    ) -> Result<Array> {
-        let m = average(slot(slots, "m")?, gradient, self.betas.0)?;
-        let v = maximum(&(slot(slots, "v")? * self.betas.1)?, &abs(gradient)?)?;
-        let update = ((step.rate(gradient)? * &m)? / (&v + self.eps))?;
-        slots.extend([("m", m), ("v", v)]);
-        Ok((parameter - update)?)
+    fn apply(&self, update: &mut Update<'_>) -> Result<Array> {
+        let m = update.average("m", update.gradient, self.betas.0)?;
+        let v = maximum(&(update.slot("v")? * self.betas.1)?, &abs(update.gradient)?)?;
+        let change = ((update.rate()? * &m)? / (&v + self.eps))?;
+        update.keep("v", v);
+        Ok((update.parameter - change)?)
     }
 }

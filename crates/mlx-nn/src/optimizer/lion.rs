@@ -2,7 +2,7 @@
 
 use mlx_core::{Array, ops::arithmetic::sign};
 
-use super::{Rule, Slots, Step, check_betas, slot, zeros};
+use super::{Rule, Update, average, check_betas};
 use crate::Result;
 
 /// Steps by the sign of an average, from "Symbolic Discovery of Optimization Algorithms" (2023).
@@ -28,30 +28,14 @@ impl Rule for Lion {
         check_betas("Lion", self.betas)
     }
 
-    fn init(&self, parameter: &Array) -> Result<Slots> {
-        zeros(parameter, &["m"])
+    fn slots(&self) -> &'static [&'static str] {
+        &["m"]
     }
 
-    fn apply(
-        &self,
-        step: &Step,
-        gradient: &Array,
-        parameter: &Array,
-        slots: &mut Slots,
-    ) -> Result<Array> {
-        let average = |m: &Array, beta: f64| -> Result<Array> {
-            Ok(((m * beta)? + gradient * (1.0 - beta))?)
-        };
-        let m = slot(slots, "m")?;
-        let direction = sign(&average(m, self.betas.0)?)?;
-        let m = average(m, self.betas.1)?;
-        slots.insert("m", m);
-        let rate = step.rate(gradient)?;
-        let parameter = if self.weight_decay > 0.0 {
-            ((1.0 - &(&rate * self.weight_decay)?)? * parameter)?
-        } else {
-            parameter.clone()
-        };
-        Ok((parameter - rate * direction)?)
+    fn apply(&self, update: &mut Update<'_>) -> Result<Array> {
+        let direction = sign(&average(update.slot("m")?, update.gradient, self.betas.0)?)?;
+        let _kept = update.average("m", update.gradient, self.betas.1)?;
+        let decayed = update.decayed(self.weight_decay)?;
+        Ok((decayed - update.rate()? * direction)?)
     }
 }

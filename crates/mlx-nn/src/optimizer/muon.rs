@@ -10,7 +10,7 @@ use mlx_core::{
     },
 };
 
-use super::{Rule, Slots, Step, slot, zeros};
+use super::{Rule, Update};
 use crate::Result;
 
 /// Momentum whose matrices are brought close to orthogonal, from "Muon: An optimizer for hidden
@@ -63,42 +63,27 @@ impl Muon {
 }
 
 impl Rule for Muon {
-    fn validate(&self) -> Result<()> {
-        Ok(())
+    fn slots(&self) -> &'static [&'static str] {
+        &["v"]
     }
 
-    fn init(&self, parameter: &Array) -> Result<Slots> {
-        zeros(parameter, &["v"])
-    }
-
-    fn apply(
-        &self,
-        step: &Step,
-        gradient: &Array,
-        parameter: &Array,
-        slots: &mut Slots,
-    ) -> Result<Array> {
-        let gradient = if self.weight_decay == 0.0 {
-            gradient.clone()
-        } else {
-            (gradient + parameter * self.weight_decay)?
-        };
-        let v = ((slot(slots, "v")? * self.momentum)? + &gradient * (1.0 - self.momentum))?;
-        let mut update = if self.nesterov {
+    fn apply(&self, update: &mut Update<'_>) -> Result<Array> {
+        let gradient = update.regularized(self.weight_decay)?;
+        let v = update.average("v", &gradient, self.momentum)?;
+        let mut change = if self.nesterov {
             ((&gradient * (1.0 - self.momentum))? + &v * self.momentum)?
         } else {
-            v.clone()
+            v
         };
-        slots.insert("v", v);
-        let mut rate = step.rate(&gradient)?;
+        let (mut rate, parameter) = (update.rate()?, update.parameter);
         if let &[rows, .., last] = parameter.shape() {
-            let flat = reshape(&update, &[rows, -1])?;
-            update = reshape(&self.orthogonalize(&flat)?, &parameter.shape())?;
+            let flat = reshape(&change, &[rows, -1])?;
+            change = reshape(&self.orthogonalize(&flat)?, &parameter.shape())?;
             // Python takes the ratio of the last two axes of the reshaped-back update.
             let second_last = parameter.dim(-2)?;
             let ratio = f64::from(second_last) / f64::from(last);
             rate = (rate * ratio.max(1.0).sqrt())?;
         }
-        Ok((parameter - rate * update)?)
+        Ok((parameter - rate * change)?)
     }
 }

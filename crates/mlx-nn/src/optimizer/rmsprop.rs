@@ -5,7 +5,7 @@ use mlx_core::{
     ops::arithmetic::{sqrt, square},
 };
 
-use super::{Rule, Slots, Step, check_positive, slot, zeros};
+use super::{Rule, Update, check_positive};
 use crate::Result;
 
 /// Divides gradients by a moving root mean square, from "Neural networks for machine learning",
@@ -34,21 +34,13 @@ impl Rule for RmsProp {
         check_positive("RmsProp", "eps", self.eps, false)
     }
 
-    fn init(&self, parameter: &Array) -> Result<Slots> {
-        zeros(parameter, &["v"])
+    fn slots(&self) -> &'static [&'static str] {
+        &["v"]
     }
 
-    fn apply(
-        &self,
-        step: &Step,
-        gradient: &Array,
-        parameter: &Array,
-        slots: &mut Slots,
-    ) -> Result<Array> {
-        let kept = (slot(slots, "v")? * self.alpha)?;
-        let v = (kept + square(gradient)? * (1.0 - self.alpha))?;
-        let update = ((step.rate(gradient)? * gradient)? / (sqrt(&v)? + self.eps))?;
-        slots.insert("v", v);
-        Ok((parameter - update)?)
+    fn apply(&self, update: &mut Update<'_>) -> Result<Array> {
+        let v = update.average("v", &square(update.gradient)?, self.alpha)?;
+        let change = ((update.rate()? * update.gradient)? / (sqrt(&v)? + self.eps))?;
+        Ok((update.parameter - change)?)
     }
 }

@@ -2,7 +2,7 @@
 
 use mlx_core::Array;
 
-use super::{Rule, Slots, Step, slot, zeros};
+use super::{Rule, Update};
 use crate::{Error, Result};
 
 /// Gradient descent, with momentum if asked for.
@@ -30,38 +30,28 @@ impl Rule for Sgd {
         Ok(())
     }
 
-    fn init(&self, parameter: &Array) -> Result<Slots> {
-        zeros(parameter, &["v"])
+    fn slots(&self) -> &'static [&'static str] {
+        &["v"]
     }
 
-    fn apply(
-        &self,
-        step: &Step,
-        gradient: &Array,
-        parameter: &Array,
-        slots: &mut Slots,
-    ) -> Result<Array> {
-        let rate = step.rate(gradient)?;
-        let gradient = if self.weight_decay == 0.0 {
-            gradient.clone()
-        } else {
-            (gradient + parameter * self.weight_decay)?
-        };
+    fn apply(&self, update: &mut Update<'_>) -> Result<Array> {
+        let rate = update.rate()?;
+        let gradient = update.regularized(self.weight_decay)?;
         if self.momentum <= 0.0 {
-            return Ok((parameter - rate * gradient)?);
+            return Ok((update.parameter - rate * gradient)?);
         }
         let taken = if self.dampening > 0.0 {
             1.0 - self.dampening
         } else {
             1.0
         };
-        let v = ((slot(slots, "v")? * self.momentum)? + &gradient * taken)?;
-        let update = if self.nesterov {
+        let v = ((update.slot("v")? * self.momentum)? + &gradient * taken)?;
+        update.keep("v", v.clone());
+        let change = if self.nesterov {
             (gradient + &v * self.momentum)?
         } else {
-            v.clone()
+            v
         };
-        slots.insert("v", v);
-        Ok((parameter - rate * update)?)
+        Ok((update.parameter - rate * change)?)
     }
 }

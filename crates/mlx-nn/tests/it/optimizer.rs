@@ -275,3 +275,21 @@ fn settings_and_gradients_out_of_range_are_refused() -> TestResult {
     assert_eq!(optimizer.step().item::<u64>()?, 0);
     Ok(())
 }
+
+#[test]
+fn several_rules_at_once_equal_python() -> TestResult {
+    let golden = Golden::open("optimizer")?;
+    let rest = Optimizer::new(AdamW::default(), 0.01)?;
+    let mut optimizer = MultiOptimizer::new(rest)
+        .with(Optimizer::new(Muon::default(), 0.02)?, |_, gradient| {
+            gradient.ndim() == 2
+        });
+    let mut parameters = start(&golden)?;
+    for step in 0..20 {
+        parameters = optimizer.apply(&gradients(&golden, step)?, &parameters)?;
+    }
+    for (name, parameter) in &parameters {
+        golden.check("multi.20", name, parameter)?;
+    }
+    Ok(())
+}
