@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: ours and the peers, timed in one run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -20,6 +20,8 @@ enum What {
     Cpu(Cpu),
     /// Decode steps of language models, against Python's mlx-lm
     Lm(Lm),
+    /// Training steps of small Llamas on the CPU, against Python's MLX
+    Train(Train),
 }
 
 #[derive(Debug, clap::Args)]
@@ -49,8 +51,21 @@ struct Lm {
     json: Option<PathBuf>,
 }
 
+#[derive(Debug, clap::Args)]
+struct Train {
+    /// Run only these models; see tests/bench/train.py
+    models: Vec<String>,
+    /// Threads of both sides [default: one for each core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Write the results to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 const SCRIPT: &str = "tests/bench/cpu.py";
 const LM_SCRIPT: &str = "tests/bench/lm.py";
+const TRAIN_SCRIPT: &str = "tests/bench/train.py";
 const TOKENIZER: &str = "tests/fixtures/lm/llama/f32/tokenizer.json";
 const REQUIREMENTS: &str = "xtask/python/bench-requirements.txt";
 
@@ -58,6 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Cpu(args) => cpu(args),
         What::Lm(args) => lm(args),
+        What::Train(args) => train(args),
     }
 }
 
@@ -85,15 +101,8 @@ fn cpu(args: &Cpu) -> Result<()> {
         .arg(gguf)
         .arg("--minilm")
         .arg(fetch::fetch_model("all-minilm-l6-v2", &mut |_| {})?)
-        .args(&args.cases)
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    if let Some(threads) = args.threads {
-        command.arg("--threads").arg(threads.to_string());
-    }
-    if let Some(path) = &args.json {
-        command.arg("--json").arg(std::path::absolute(path)?);
-    }
-    sh::run(&mut command)
+        .args(&args.cases);
+    finish(&mut command, args.threads, args.json.as_deref())
 }
 
 fn lm(args: &Lm) -> Result<()> {
@@ -117,15 +126,32 @@ fn lm(args: &Lm) -> Result<()> {
         .arg("--models")
         .arg(models)
         .args(["--tokenizer", TOKENIZER])
-        .args(&args.cases)
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    if let Some(threads) = args.threads {
+        .args(&args.cases);
+    finish(&mut command, args.threads, args.json.as_deref())
+}
+
+fn train(args: &Train) -> Result<()> {
+    let python = parity::environment(false)?;
+    build("bench_train")?;
+    let mut command = Command::new(&python);
+    command
+        .current_dir(sh::root())
+        .arg(TRAIN_SCRIPT)
+        .arg("--ours")
+        .arg(sh::target().join("release/examples/bench_train"))
+        .args(&args.models);
+    finish(&mut command, args.threads, args.json.as_deref())
+}
+
+/// Runs a script with the options that all of them have.
+fn finish(command: &mut Command, threads: Option<usize>, json: Option<&Path>) -> Result<()> {
+    if let Some(threads) = threads {
         command.arg("--threads").arg(threads.to_string());
     }
-    if let Some(path) = &args.json {
+    if let Some(path) = json {
         command.arg("--json").arg(std::path::absolute(path)?);
     }
-    sh::run(&mut command)
+    sh::run(command.env("PYTHONDONTWRITEBYTECODE", "1"))
 }
 
 /// Builds our side of a comparison.
