@@ -1,6 +1,6 @@
 //! Processes that compute together: this program starts itself once for each rank.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,9 +30,16 @@ fn worker() {
         "lost" => lost(&join()),
         "alone" => alone(),
         "timeout" => timeout(),
+        "sharded" => super::distributed_nn::sharded(&join()),
+        "averaged" => super::distributed_nn::averaged(&join()),
+        "trained" => super::distributed_nn::trained(&join(), &folder()),
         other => panic!("unknown role {other}"),
     }
     println!("role {role} done");
+}
+
+fn folder() -> PathBuf {
+    std::env::var_os(FOLDER).unwrap().into()
 }
 
 fn join() -> Group {
@@ -43,7 +50,7 @@ fn join() -> Group {
 }
 
 /// Starts `size` processes of one role and waits for them, but not for ever.
-fn run(role: &str, size: usize) {
+pub(crate) fn run(role: &str, size: usize) {
     let folder = tempfile::tempdir().unwrap();
     let hosts = Hosts::loopback(size).unwrap();
     let file = folder.path().join("hosts.json");
@@ -277,7 +284,7 @@ fn training_step(group: &Group) {
 
 /// One thread waits for rank 0, which sends only once another thread of this process has computed.
 fn threads(group: &Group) {
-    let marker = Path::new(&std::env::var_os(FOLDER).unwrap()).join("computed");
+    let marker = folder().join("computed");
     if group.rank() == 0 {
         let start = Instant::now();
         while !marker.exists() {

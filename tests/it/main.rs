@@ -13,6 +13,7 @@ mod cpu_kernels;
 mod damaged_files;
 mod deep_graphs;
 mod distributed;
+mod distributed_nn;
 mod gradients;
 mod lm_gguf;
 mod lm_parity;

@@ -10,9 +10,12 @@ pub mod adapter;
 mod attention;
 mod bilinear;
 mod conv;
+pub mod distributed;
 mod dropout;
 mod embedding;
 mod error;
+#[cfg(all(doctest, feature = "train"))]
+mod guide;
 pub mod init;
 mod linear;
 pub mod loss;
@@ -21,6 +24,7 @@ mod norm;
 pub mod optimizer;
 mod pooling;
 mod positional;
+mod qq_linear;
 mod recurrent;
 mod rope;
 mod sequential;
@@ -57,6 +61,7 @@ pub use module::{
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
 pub use pooling::{Pool, Pool1d, Pool2d, Pool3d};
 pub use positional::{Alibi, SinusoidalPositionalEncoding};
+pub use qq_linear::QqLinear;
 pub use recurrent::{Gru, Lstm, LstmSteps, Rnn};
 pub use rope::{Factors, Offset, Rope, RopeKind, RopeParameters, RopeParametersField};
 pub use sequential::{CloneLayer, Sequential, UnaryLayer};

@@ -52,6 +52,9 @@ pub struct LoaderOptions {
     pub prefetch: usize,
     /// Whether an incomplete batch at the end of a pass is left out.
     pub drop_last: bool,
+    /// Which of how many equal parts of each batch is made: for processes that train together,
+    /// each on its part. Needs complete batches; the whole by default.
+    pub part: (usize, usize),
 }
 
 impl LoaderOptions {
@@ -63,6 +66,7 @@ impl LoaderOptions {
             bucket: 0,
             prefetch: 2,
             drop_last: true,
+            part: (0, 1),
         }
     }
 
@@ -87,6 +91,12 @@ impl LoaderOptions {
     /// Sets whether an incomplete batch at the end of a pass is left out.
     pub const fn drop_last(mut self, drop_last: bool) -> Self {
         self.drop_last = drop_last;
+        self
+    }
+
+    /// Sets which of how many parts of each batch is made.
+    pub const fn part(mut self, part: usize, parts: usize) -> Self {
+        self.part = (part, parts);
         self
     }
 }
@@ -153,8 +163,8 @@ impl Loader {
     /// Starts to make batches from `position` on.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if there is not one batch in the data; [`Error::File`] if no
-    /// thread can be started.
+    /// [`Error::InvalidArgument`] if there is not one batch in the data, or batches do not divide
+    /// into the parts asked for; [`Error::File`] if no thread can be started.
     pub fn new(dataset: impl Dataset, options: LoaderOptions, position: Position) -> Result<Self> {
         let samples = dataset.len();
         let batches = if options.drop_last {
@@ -164,6 +174,15 @@ impl Loader {
         };
         if batches.unwrap_or(0) == 0 {
             let message = format!("{samples} samples make no batch of {}", options.batch_size);
+            return Err(Error::invalid("Loader", message));
+        }
+        let (part, parts) = options.part;
+        let whole = parts == 1 || options.drop_last;
+        if part >= parts || !options.batch_size.is_multiple_of(parts) || !whole {
+            let message = format!(
+                "batches of {} have no part {part} of {parts}, or incomplete ones are kept",
+                options.batch_size
+            );
             return Err(Error::invalid("Loader", message));
         }
         let (sender, receiver) = mpsc::sync_channel(options.prefetch);
@@ -260,6 +279,18 @@ fn batches_of(dataset: &dyn Dataset, options: &LoaderOptions, epoch: u64) -> Vec
     // Sorted buckets would always bring their short batches first.
     if let (Some(random), true) = (&mut random, options.bucket > 0) {
         batches.shuffle(random);
+    }
+    let (part, parts) = options.part;
+    if parts > 1 {
+        let share = options.batch_size / parts;
+        for batch in &mut batches {
+            *batch = batch
+                .iter()
+                .skip(part * share)
+                .take(share)
+                .copied()
+                .collect();
+        }
     }
     batches
 }

@@ -7,11 +7,12 @@ use std::{
     rc::Rc,
 };
 
-use mlx_core::{Array, async_eval, eval, ops::random};
+use mlx_core::{Array, async_eval, distributed::Group, eval, ops::random};
 
 use super::trace::{Layout, Parts, in_order, split_off};
 use crate::{
     Error, Gradients, Module, Result,
+    distributed::{AverageOptions, average_gradients, mean},
     module::{gradient::buffers, gradient::set_buffers, parameters::parameters},
     optimizer::Optimize,
     trainable_parameters, update,
@@ -32,6 +33,11 @@ pub struct StepOptions {
     /// and reuses the memory of the arrays that it replaces. A device that fails, for want of
     /// memory for example, then takes the model with it: resume from a checkpoint. Off by default.
     pub pipelined: bool,
+    /// The processes that train together, each on its part of the batch. Loss and gradients are
+    /// averaged over them; none by default.
+    pub group: Option<Group>,
+    /// How the gradients are exchanged.
+    pub average: AverageOptions,
 }
 
 impl Default for StepOptions {
@@ -41,6 +47,8 @@ impl Default for StepOptions {
             seed: 0,
             clip_norm: None,
             pipelined: false,
+            group: None,
+            average: AverageOptions::default(),
         }
     }
 }
@@ -67,6 +75,19 @@ impl StepOptions {
     /// Sets whether a step returns before it is computed.
     pub const fn pipelined(mut self, pipelined: bool) -> Self {
         self.pipelined = pipelined;
+        self
+    }
+
+    /// Sets the processes that train together. All must start from the same weights, take the
+    /// same steps, and give parts of the same size.
+    pub fn group(mut self, group: Group) -> Self {
+        self.group = Some(group);
+        self
+    }
+
+    /// Sets how gradients are exchanged.
+    pub const fn average(mut self, options: AverageOptions) -> Self {
+        self.average = options;
         self
     }
 }
@@ -142,6 +163,11 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
         loss: impl Fn(&mut M, &[Array], &Array) -> Result<Array> + 'static,
     ) -> Result<Self> {
         let key = random::key(options.seed)?;
+        let together = options.group.clone().filter(|group| group.size() > 1);
+        let average = together.map(|group| -> Average {
+            let how = options.average;
+            Box::new(move |gradients| average_gradients(&gradients, &group, how))
+        });
         let parts = Parts {
             model: RefCell::new(model),
             optimizer: RefCell::new(optimizer),
@@ -153,7 +179,7 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
             options,
             frozen: BTreeSet::new(),
             key,
-            average: None,
+            average,
             compiled: None,
         })
     }
@@ -191,8 +217,13 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
         self.frozen.retain(|key| !predicate(key));
     }
 
-    /// Passes the gradients of every step through `average` before they are used, for example to
-    /// average them over the processes of a group. It may evaluate: it is not compiled.
+    /// The processes that train together, if there are several.
+    pub fn group(&self) -> Option<&Group> {
+        self.options.group.as_ref().filter(|group| group.size() > 1)
+    }
+
+    /// Passes the gradients of every step through `average` before they are used, instead of the
+    /// mean over the group if there is one. It may evaluate: it is not compiled.
     pub fn average_with(&mut self, average: impl Fn(Gradients) -> Result<Gradients> + 'static) {
         self.average = Some(Box::new(average));
     }
@@ -284,6 +315,10 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
             .map(|sum| sum / count)
             .collect::<mlx_core::Result<_>>()?;
         let (loss, gradients) = split_off(&means, 1)?;
+        let loss = loss
+            .iter()
+            .map(|loss| mean(loss, self.group()))
+            .collect::<Result<Vec<_>>>()?;
         let mut gradients = gradients.to_vec();
         if let Some(average) = &self.average {
             let named = layout.trained.iter().cloned().zip(gradients).collect();
@@ -299,7 +334,10 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
                 .ok_or_else(|| Error::weight(name, "vanished during a step"))
         });
         let buffers: Vec<Array> = buffers.collect::<Result<_>>()?;
-        self.take_over(layout, &[loss, &[key], &buffers, &changed].concat())
+        self.take_over(
+            layout,
+            &[loss.as_slice(), &[key], &buffers, &changed].concat(),
+        )
     }
 
     /// Everything besides the model that a checkpoint must hold: the optimizer's state below

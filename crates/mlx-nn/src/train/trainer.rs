@@ -12,7 +12,12 @@ use super::{
     checkpoint::{self, Progress},
     progress::Bar,
 };
-use crate::{Error, Module, Result, optimizer::Optimize, save_weights};
+use crate::{
+    Error, Module, Result,
+    distributed::{largest, mean as mean_of_all},
+    optimizer::Optimize,
+    save_weights,
+};
 
 /// How long and how closely watched a [`Trainer`] works.
 #[derive(Debug, Clone)]
@@ -118,6 +123,10 @@ pub struct Report {
 ///
 /// Resuming is exact: the order of samples, the random keys and the optimizer go on as if nothing
 /// had happened, and the log has no gap and no double line.
+///
+/// If the step has a [group](super::StepOptions::group), every process runs the same trainer on
+/// its part of each batch. They share the folder, into which the first of them writes, and agree
+/// on the held-out loss and on when to stop.
 #[derive(Debug)]
 pub struct Trainer {
     folder: PathBuf,
@@ -170,9 +179,25 @@ impl Trainer {
         } else {
             Progress::default()
         };
-        let mut log = Log::resume(self.log_path(), progress.step)?;
+        let group = step.group().cloned();
+        let group = group.as_ref();
+        let (rank, size) = group.map_or((0, 1), |group| (group.rank(), group.size()));
+        let writes = rank == 0;
+        let at = i64::try_from(progress.step).unwrap_or(i64::MAX);
+        if largest(at, group)? != at || largest(-at, group)? != -at {
+            let message = "the processes found different checkpoints: they must share a folder";
+            return Err(Error::invalid("Trainer", message));
+        }
+        let loader = match (usize::try_from(rank), usize::try_from(size)) {
+            (Ok(rank), Ok(size)) if size > 1 => loader.part(rank, size),
+            _ => loader,
+        };
+        let mut log = writes
+            .then(|| Log::resume(self.log_path(), progress.step))
+            .transpose()?;
         let mut loader = Loader::new(dataset, loader, progress.position)?;
-        let bar = Bar::new(self.options.progress, self.options.steps, progress.step);
+        let shown = self.options.progress && writes;
+        let bar = Bar::new(shown, self.options.steps, progress.step);
         let (start, before) = (Instant::now(), progress.seconds);
         let mut since = (Instant::now(), progress.units);
         let mut pending: Vec<Array> = Vec::new();
@@ -182,17 +207,22 @@ impl Trainer {
             let batch = loader.next_batch()?;
             pending.push(step.step(&batch.arrays)?);
             progress.step += 1;
-            progress.units += batch.units;
+            // The parts of a batch have as many samples, and count for as many units.
+            progress.units += batch.units.saturating_mul(size.unsigned_abs().into());
             progress.position = batch.next;
             bar.advance(progress.step);
 
             let last = progress.step == self.options.steps;
             let log_due = last || is_due(progress.step, self.options.log_every);
             let evaluation_due = last || is_due(progress.step, self.options.evaluate_every);
-            let out_of_time = self
-                .options
-                .time_limit
-                .is_some_and(|limit| before + start.elapsed().as_secs_f64() >= limit.as_secs_f64());
+            let out_of_time = match self.options.time_limit {
+                Some(limit) => {
+                    let over = before + start.elapsed().as_secs_f64() >= limit.as_secs_f64();
+                    // Clocks differ: all stop with the first.
+                    largest(i64::from(over), group)? > 0
+                }
+                None => false,
+            };
             let checkpoint_due =
                 last || out_of_time || is_due(progress.step, self.options.checkpoint_every);
             if log_due || evaluation_due || checkpoint_due {
@@ -214,20 +244,32 @@ impl Trainer {
                     Some(count(progress.units.saturating_sub(since.1)) / seconds.max(1e-9));
             }
             if evaluation_due {
-                let loss = evaluate(&step.model())?;
+                let own = evaluate(&step.model())?;
+                // In one precision, so that all draw the same conclusions from it.
+                let loss = match group {
+                    Some(_) => {
+                        let own = Array::scalar_dtype(own, mlx_core::Dtype::Float32)?;
+                        f64::from(mean_of_all(&own, group)?.item::<f32>()?)
+                    }
+                    None => own,
+                };
                 record.held_out = Some(loss);
                 if progress.best.is_none_or(|best| loss < best) {
                     progress.best = Some(loss);
                     progress.stale = 0;
-                    checkpoint::replace(&self.best_path(), |beside| {
-                        save_weights(&*step.model(), beside, &[].into())
-                    })?;
+                    if writes {
+                        checkpoint::replace(&self.best_path(), |beside| {
+                            save_weights(&*step.model(), beside, &[].into())
+                        })?;
+                    }
                 } else {
                     progress.stale += 1;
                 }
             }
             if log_due || evaluation_due {
-                log.write(&record)?;
+                if let Some(log) = &mut log {
+                    log.write(&record)?;
+                }
                 bar.show(&record, progress.best);
                 since = (Instant::now(), progress.units);
             }
@@ -237,7 +279,9 @@ impl Trainer {
                 .is_some_and(|patience| progress.stale >= patience.max(1));
             if checkpoint_due || stale {
                 progress.seconds = before + start.elapsed().as_secs_f64();
-                checkpoint::save(&checkpoint_path, step, &progress)?;
+                if writes {
+                    checkpoint::save(&checkpoint_path, step, &progress)?;
+                }
             }
             if stale && evaluation_due {
                 stopped = StopReason::Stale;
@@ -249,6 +293,8 @@ impl Trainer {
             }
         }
         bar.finish();
+        // Nobody goes on to read the files before they are written.
+        largest(0, group)?;
         Ok(Report {
             steps: progress.step,
             units: progress.units,
