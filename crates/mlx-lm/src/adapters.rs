@@ -42,6 +42,8 @@ enum FineTune {
 #[derive(Debug, Serialize, Deserialize)]
 struct LoraParameters {
     scale: f32,
+    #[serde(default)]
+    dropout: f32,
 }
 
 /// Gives a model the adapters of a folder, in mlx-lm's layout or in PEFT's; returns how many.
@@ -80,7 +82,7 @@ pub fn load_adapters(model: &mut dyn Module, folder: impl AsRef<Path>) -> Result
             return Err(missing(WEIGHTS));
         }
         let (arrays, _) = io::load_safetensors(&weights)?;
-        collect(arrays, config.lora_parameters.scale)?
+        collect(arrays, &config.lora_parameters)?
     };
     let count = found.len();
     attach_adapters(model, found)?;
@@ -90,7 +92,7 @@ pub fn load_adapters(model: &mut dyn Module, folder: impl AsRef<Path>) -> Result
 /// Sorts `<path>.lora_a`, `<path>.lora_b` and `<path>.m` into adapters.
 fn collect(
     arrays: impl IntoIterator<Item = (String, Array)>,
-    scale: f32,
+    parameters: &LoraParameters,
 ) -> Result<BTreeMap<String, Adapter>> {
     let mut parts = BTreeMap::<String, [Option<Array>; 3]>::new();
     for (key, array) in arrays {
@@ -113,7 +115,8 @@ fn collect(
                 lora_a,
                 lora_b,
                 magnitude,
-                scale,
+                scale: parameters.scale,
+                dropout: parameters.dropout,
             };
             Ok((path, adapter))
         }
@@ -133,8 +136,8 @@ fn stray(key: &str, message: &str) -> Error {
 /// Writes a model's adapters as a folder that Python's mlx-lm loads.
 ///
 /// # Errors
-/// [`Error::Option`] if there are no adapters, or their scales or kinds differ, for which the
-/// layout has no place; [`Error::Io`] if a file cannot be written.
+/// [`Error::Option`] if there are no adapters, or their scales, dropouts or kinds differ, for
+/// which the layout has no place; [`Error::Io`] if a file cannot be written.
 pub fn save_adapters(model: &dyn Module, folder: impl AsRef<Path>) -> Result<()> {
     let folder = folder.as_ref();
     let found = adapters(model);
@@ -145,12 +148,14 @@ pub fn save_adapters(model: &dyn Module, folder: impl AsRef<Path>) -> Result<()>
     let Some(first) = found.values().next() else {
         return Err(invalid("the model has none"));
     };
-    let (scale, dora) = (first.scale, first.magnitude.is_some());
+    let (scale, dropout, dora) = (first.scale, first.dropout, first.magnitude.is_some());
     let same = |adapter: &Adapter| {
-        adapter.scale.to_bits() == scale.to_bits() && adapter.magnitude.is_some() == dora
+        adapter.scale.to_bits() == scale.to_bits()
+            && adapter.dropout.to_bits() == dropout.to_bits()
+            && adapter.magnitude.is_some() == dora
     };
     if !found.values().all(same) {
-        return Err(invalid("their scales or kinds differ"));
+        return Err(invalid("their scales, dropouts or kinds differ"));
     }
     let mut arrays = BTreeMap::new();
     let (mut keys, mut lowest) = (BTreeSet::new(), i64::MAX);
@@ -179,7 +184,12 @@ pub fn save_adapters(model: &dyn Module, folder: impl AsRef<Path>) -> Result<()>
         "fine_tune_type": if dora { "dora" } else { "lora" },
         // mlx-lm counts from the last layer; -1 means all of them.
         "num_layers": if lowest == i64::MAX { 0 } else { layers - lowest },
-        "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys},
+        "lora_parameters": {
+            "rank": rank,
+            "scale": decimal(scale),
+            "dropout": decimal(dropout),
+            "keys": keys,
+        },
     });
     let failed = |path: &Path, source| Error::Io {
         path: path.to_owned(),
@@ -194,6 +204,11 @@ pub fn save_adapters(model: &dyn Module, folder: impl AsRef<Path>) -> Result<()>
     std::fs::write(&path, text + "\n").map_err(|source| failed(&path, source))?;
     io::save_safetensors(folder.join(WEIGHTS), &arrays, &[].into())?;
     Ok(())
+}
+
+/// The shortest decimal that reads back as `number`: 0.1, not the nearest of 64 bits.
+fn decimal(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or_else(|_| number.into())
 }
 
 /// `model.layers.3.mlp.up_proj` as 3 and `mlp.up_proj`.

@@ -5,11 +5,13 @@
 //! of it: [`add_adapters`] puts fresh ones in, training changes them alone, [`take_adapters`]
 //! takes them out again, and [`fuse_adapters`] makes them part of the weights.
 
+mod dropout;
 mod swap;
 mod weight;
 
 use mlx_core::Array;
 
+pub use dropout::with_dropout;
 pub use swap::{
     AdapterOptions, adapters, add_adapters, attach_adapters, fuse_adapters, is_adapter_key,
     take_adapters,
@@ -37,6 +39,9 @@ pub struct Adapter {
     pub magnitude: Option<Array>,
     /// The factor of the update.
     pub scale: f32,
+    /// The probability with which training drops an element of the update's input (of its output,
+    /// for rows of a table); see [`with_dropout`].
+    pub dropout: f32,
 }
 
 /// How a layer uses its weight.
@@ -73,6 +78,10 @@ impl Adapter {
             }
         };
         let magnitude = self.magnitude.as_ref().map(Array::shape);
+        if !(0.0..1.0).contains(&self.dropout) {
+            let message = format!("dropout must be in 0..1, found {}", self.dropout);
+            return Err(Error::weight(path, message));
+        }
         let fits = match (magnitude, kind) {
             (None, _) => true,
             (Some(_), AdapterKind::Experts) => false,

@@ -21,6 +21,8 @@ struct Config {
     r: f32,
     lora_alpha: f32,
     #[serde(default)]
+    lora_dropout: f32,
+    #[serde(default)]
     use_rslora: bool,
     #[serde(default)]
     fan_in_fan_out: bool,
@@ -124,6 +126,7 @@ pub(super) fn read(
                     .map(|m| m.astype(Dtype::Float32))
                     .transpose()?,
                 scale: config.scale(&path),
+                dropout: config.lora_dropout,
             };
             Ok((path, adapter))
         })

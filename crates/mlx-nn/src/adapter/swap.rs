@@ -18,6 +18,8 @@ pub struct AdapterOptions {
     pub scale: f32,
     /// Whether each row's length is learned apart from its direction (DoRA).
     pub dora: bool,
+    /// The probability of dropout inside the adapters; see [`with_dropout`](super::with_dropout).
+    pub dropout: f32,
 }
 
 impl Default for AdapterOptions {
@@ -26,6 +28,7 @@ impl Default for AdapterOptions {
             rank: 8,
             scale: 20.0,
             dora: false,
+            dropout: 0.0,
         }
     }
 }
@@ -46,6 +49,12 @@ impl AdapterOptions {
     /// Sets whether lengths are learned apart.
     pub const fn dora(mut self, dora: bool) -> Self {
         self.dora = dora;
+        self
+    }
+
+    /// Sets the probability of dropout inside the adapters.
+    pub const fn dropout(mut self, dropout: f32) -> Self {
+        self.dropout = dropout;
         self
     }
 }
@@ -82,7 +91,8 @@ pub fn is_adapter_key(key: &str) -> bool {
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] if the rank is not positive, or for DoRA on experts;
-/// [`Error::Weight`] if a weight has an adapter already or is not loaded. Nothing is changed then.
+/// [`Error::Weight`] if a weight has an adapter already or is not loaded, or the dropout is not in
+/// `0..1`. Nothing is changed then.
 pub fn add_adapters(
     module: &mut dyn Module,
     options: AdapterOptions,
@@ -271,6 +281,7 @@ fn fresh(
         lora_b,
         magnitude,
         scale: options.scale,
+        dropout: options.dropout,
     })
 }
 

@@ -12,7 +12,7 @@ use mlx_core::{
     },
 };
 
-use super::{Adapter, AdapterKind};
+use super::{Adapter, AdapterKind, dropout::dropped};
 use crate::{KeyPath, Module, Result, Visitor, VisitorMut, Weight, weight::QuantizedWeight};
 
 /// A weight, and what training adds to it.
@@ -44,11 +44,12 @@ impl AdaptedWeight {
     ) -> Result<Array> {
         let Adapter { lora_a, lora_b, .. } = &self.adapter;
         let y = self.base.apply(layer, x, None)?;
+        let kept = dropped(x, self.adapter.dropout)?;
         let low = match self.kind {
             AdapterKind::Embedding => {
-                matmul(&matmul(x, &transpose(lora_b)?)?, &transpose(lora_a)?)?
+                matmul(&matmul(&kept, &transpose(lora_b)?)?, &transpose(lora_a)?)?
             }
-            AdapterKind::Linear | AdapterKind::Experts => matmul(&matmul(x, lora_a)?, lora_b)?,
+            AdapterKind::Linear | AdapterKind::Experts => matmul(&matmul(&kept, lora_a)?, lora_b)?,
         };
         let mut y = self.add(&y, &low)?;
         if let Some(magnitude) = &self.adapter.magnitude {
@@ -73,7 +74,8 @@ impl AdaptedWeight {
             let stack = swapaxes(stack, -1, -2)?;
             Ok(gather_mm(x, &stack, None, Some(indices), sorted)?)
         };
-        let low = pick(&pick(x, &self.adapter.lora_a)?, &self.adapter.lora_b)?;
+        let kept = dropped(x, self.adapter.dropout)?;
+        let low = pick(&pick(&kept, &self.adapter.lora_a)?, &self.adapter.lora_b)?;
         self.add(&y, &low)
     }
 
@@ -92,7 +94,7 @@ impl AdaptedWeight {
                 matmul(&take(&transpose(lora_b)?, ids, 0)?, &transpose(lora_a)?)?
             }
         };
-        let y = self.add(&rows, &low)?;
+        let y = self.add(&rows, &dropped(&low, self.adapter.dropout)?)?;
         match magnitude {
             None => Ok(y),
             Some(magnitude) => {

@@ -6,9 +6,13 @@ use mlx_nn::{
     SwitchLinear, Weights,
     adapter::{
         Adapter, AdapterOptions, adapters, add_adapters, attach_adapters, fuse_adapters,
-        is_adapter_key, take_adapters,
+        is_adapter_key, take_adapters, with_dropout,
     },
-    load_weights, parameters, quantize, trainable_parameters, value_and_grad,
+    load_weights,
+    optimizer::{Optimizer, Sgd},
+    parameters, quantize,
+    train::{StepOptions, TrainStep},
+    trainable_parameters, value_and_grad,
 };
 
 use crate::golden::{Golden, TestResult};
@@ -77,6 +81,7 @@ fn adapted_layers_equal_python() -> TestResult {
             lora_b: golden.get(case, "lora_b")?,
             magnitude: golden.find(case, "m"),
             scale: 2.0,
+            dropout: 0.0,
         };
         attach_adapters(&mut layer, [(String::new(), adapter)].into())?;
         golden.check(case, "y", &layer.forward(&golden.get(case, "x")?)?)?;
@@ -90,6 +95,7 @@ fn adapted_layers_equal_python() -> TestResult {
             lora_b: golden.get(case, "lora_b")?,
             magnitude: golden.find(case, "m"),
             scale: 2.0,
+            dropout: 0.0,
         };
         attach_adapters(&mut table, [(String::new(), adapter)].into())?;
         golden.check(case, "y", &table.forward(&golden.get(case, "ids")?)?)?;
@@ -102,6 +108,7 @@ fn adapted_layers_equal_python() -> TestResult {
         lora_b: golden.get(case, "lora_b")?,
         magnitude: None,
         scale: 2.0,
+        dropout: 0.0,
     };
     attach_adapters(&mut layer, [(String::new(), adapter)].into())?;
     let y = layer.forward(
@@ -110,6 +117,80 @@ fn adapted_layers_equal_python() -> TestResult {
         false,
     )?;
     golden.check(case, "y", &y)
+}
+
+#[test]
+fn adapters_drop_what_python_drops() -> TestResult {
+    let golden = Golden::open("adapter")?;
+    let of = |case: &str| -> Result<Adapter, String> {
+        Ok(Adapter {
+            lora_a: golden.get(case, "lora_a")?,
+            lora_b: golden.get(case, "lora_b")?,
+            magnitude: golden.find(case, "m"),
+            scale: 2.0,
+            dropout: 0.4,
+        })
+    };
+    for case in ["lora.dropout", "dora.dropout"] {
+        let mut layer =
+            Linear::from_weights(golden.get(case, "weight")?, Some(golden.get(case, "bias")?))?;
+        attach_adapters(&mut layer, [(String::new(), of(case)?)].into())?;
+        let x = golden.get(case, "x")?;
+        let (first, second) = with_dropout(&random::key(5)?, || {
+            Ok::<_, Error>((layer.forward(&x)?, layer.forward(&x)?))
+        })?;
+        golden.check(case, "first", &first)?;
+        golden.check(case, "second", &second)?;
+        // Outside the scope nothing is dropped, also after a panic inside.
+        let calm = layer.forward(&x)?.to_vec::<f32>()?;
+        let panicked = std::panic::catch_unwind(|| {
+            with_dropout(&random::key(5).unwrap(), || -> Result<(), Error> {
+                panic!("inside")
+            })
+        });
+        assert!(panicked.is_err());
+        assert_eq!(layer.forward(&x)?.to_vec::<f32>()?, calm);
+        assert_ne!(first.to_vec::<f32>()?, calm);
+    }
+    let case = "lora_embedding.dropout";
+    let mut table = Embedding::from_weights(golden.get(case, "weight")?);
+    attach_adapters(&mut table, [(String::new(), of(case)?)].into())?;
+    let (ids, x) = (golden.get(case, "ids")?, golden.get(case, "x")?);
+    let (first, second) = with_dropout(&random::key(5)?, || {
+        Ok::<_, Error>((table.forward(&ids)?, table.as_linear(&x)?))
+    })?;
+    golden.check(case, "first", &first)?;
+    golden.check(case, "second", &second)?;
+
+    let mut layer = Linear::new(4, 4, false)?;
+    let options = AdapterOptions::default().dropout(1.0);
+    assert!(add_adapters(&mut layer, options, |_| true).is_err());
+    Ok(())
+}
+
+#[test]
+fn dropout_of_adapters_works_in_a_compiled_step() -> TestResult {
+    let mut layer = Linear::new(8, 8, false)?;
+    let options = AdapterOptions::default().rank(2).dropout(0.5);
+    add_adapters(&mut layer, options, |_| true)?;
+    shake(&mut layer)?;
+    let optimizer = Optimizer::new(Sgd::default(), 0.0)?;
+    let mut step = TrainStep::new(
+        layer,
+        optimizer,
+        StepOptions::default(),
+        |layer, xs, key| with_dropout(key, || Ok(layer.forward(&xs[0])?.square()?.sum(false)?)),
+    )?;
+    step.freeze(|key| !is_adapter_key(key));
+    let batch = [Array::ones::<f32>(&[2, 8])?];
+    let losses = (0..4).map(|_| Ok(step.step(&batch)?.item::<f32>()?));
+    let losses = losses.collect::<Result<Vec<f32>, Error>>()?;
+    // The rate is zero, so that only the keys differ.
+    assert!(
+        losses.windows(2).any(|pair| pair[0] != pair[1]),
+        "{losses:?}"
+    );
+    Ok(())
 }
 
 #[test]
