@@ -112,6 +112,7 @@ def linear(out):
 
     settings = [("affine", bits, 32) for bits in (2, 3, 4, 5, 6, 8)]
     settings += [("affine", 4, 64), ("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)]
+    quantised = {}
     for mode, bits, group_size in settings:
         case = f"{mode}.{bits}.{group_size}"
         layer = nn.Linear(64, 8)
@@ -129,6 +130,30 @@ def linear(out):
             logits=table.as_linear(x),
             **table.parameters(),
         )
+        quantised[case] = quantized
+    for case, layer in quantised.items():
+        group.differentiate(f"quantized_gradient.{case}", layer, x)
+
+    weight = group.normal(10, 64)
+    table = nn.Embedding(10, 64)
+
+    def rows(weight):
+        table.weight = weight
+        return table(ids)
+
+    def logits(x, weight):
+        table.weight = weight
+        return table.as_linear(x)
+
+    group.differentiate("embedding.rows", rows, weight, names=("weight",))
+    group.differentiate("embedding.logits", logits, x, weight, names=("x", "weight"))
+    for mode in ("nvfp4", "mxfp8"):
+        # Python computes this on the CPU for a single row only.
+        layer = nn.QQLinear.from_linear(nn.Linear(64, 32, bias=False), mode=mode)
+        layer.weight = group.normal(32, 64)
+        dense, row = layer.weight, group.normal(1, 64)
+        layer.eval()
+        group.add(f"qq.{mode}", dense=dense, x=row, y=layer(row), weight=layer.weight, scales=layer.scales)
     group.write(out, "linear")
 
 
@@ -191,6 +216,10 @@ def rope(out):
             group.add("longrope.short", x=x, y0=initialize_rope(dims, base, traditional, short, max_positions)(x, offset=0))
         offsets = (40, 1000) if name == "longrope.long" else (0, 11, 1000)
         group.add(name, x=x, **{f"y{offset}": layer(x, offset=offset) for offset in offsets})
+        # A generator of its own, so that the cotangents change nothing after them.
+        cotangent = Group(len(configurations) + 40).normal(*x.shape)
+        _, (gradient,) = mx.vjp(lambda x: [layer(x, offset=offsets[1])], [x], [cotangent])
+        group.add(name, cotangent=cotangent, dx=gradient)
         configurations[name] = {
             "dims": dims,
             "base": base,
@@ -300,6 +329,24 @@ def layers(out):
                 group.layer(f"{name}.corners", nn.Upsample(factor, mode, align_corners=True), small)
                 group.layer(f"{name}.antialias", nn.Upsample(factor, mode, antialias=True), small)
     group.layer("upsample.linear.1d", nn.Upsample(3.0, "linear"), sequence)
+
+    group.differentiate("sinusoidal.gradient", nn.SinusoidalPositionalEncoding(8), positions)
+    group.differentiate("alibi.gradient", nn.ALiBi(), group.normal(1, 4, 3, 5))
+    group.layer("batch_norm.evaluated", norm, image)
+    group.add("batch_norm.evaluated", **running)
+    trained = nn.BatchNorm(4)
+    group.layer("batch_norm.trained", trained, image)
+    for name, layer, x in (
+        ("dropout", nn.Dropout(0.3), sequence),
+        ("dropout2d", nn.Dropout2d(0.3), image),
+        ("dropout3d", nn.Dropout3d(0.3), volume),
+    ):
+
+        def seeded(x):
+            mx.random.seed(9)
+            return layer(x)
+
+        group.differentiate(name, seeded, x)
     group.write(out, "layers")
 
 
@@ -379,6 +426,11 @@ def optimizer(out):
 
         state = {name: value for name, value in tree_flatten(rule.state) if value.dtype == mx.float32}
         group.add(f"{case}.state", **state)
+    rule = optim.MultiOptimizer([optim.Muon(0.02), optim.AdamW(0.01)], [lambda name, gradient: gradient.ndim == 2])
+    parameters = dict(start)
+    for gradient in gradients:
+        parameters = rule.apply_gradients(gradient, parameters)
+    group.add("multi.20", **parameters)
 
     schedules = {
         "exponential": optim.exponential_decay(0.1, 0.9),
@@ -392,6 +444,31 @@ def optimizer(out):
     clipped, norm = optim.clip_grad_norm(gradients[0], 1.0)
     group.add("clipped", norm=norm, **clipped)
     group.write(out, "optimizer")
+
+
+def init(out):
+    """What each initialiser draws first after a seed."""
+    group = Group(11)
+    matrix, kernel = mx.zeros((6, 10)), mx.zeros((4, 3, 3, 5))
+    made = {
+        "constant": lambda: nn.init.constant(0.3)(matrix),
+        "normal": lambda: nn.init.normal(0.5, 2.0)(matrix),
+        "uniform": lambda: nn.init.uniform(-0.5, 2.0)(matrix),
+        "identity": lambda: nn.init.identity()(mx.zeros((5, 5))),
+        "glorot_normal": lambda: nn.init.glorot_normal()(kernel, gain=1.5),
+        "glorot_uniform": lambda: nn.init.glorot_uniform()(kernel, gain=1.5),
+        "he_normal.in": lambda: nn.init.he_normal()(kernel, gain=1.5),
+        "he_normal.out": lambda: nn.init.he_normal()(kernel, mode="fan_out"),
+        "he_uniform.in": lambda: nn.init.he_uniform()(kernel, gain=1.5),
+        "he_uniform.out": lambda: nn.init.he_uniform()(kernel, mode="fan_out"),
+        "sparse": lambda: nn.init.sparse(0.35, 1.0, 0.5)(matrix),
+        "orthogonal.wide": lambda: nn.init.orthogonal(2.0)(matrix),
+        "orthogonal.tall": lambda: nn.init.orthogonal()(matrix.T),
+    }
+    for case, make in made.items():
+        mx.random.seed(5)
+        group.add(case, y=make())
+    group.write(out, "init")
 
 
 def switch(out):
@@ -455,11 +532,34 @@ def adapter(out):
     indices = mx.array(group.random.integers(0, 3, (4, 2)), dtype=mx.uint32)
     group.add("lora_switch", weight=base.weight, x=x, indices=indices, y=layer(x, indices))
     group.add("lora_switch", lora_a=layer.lora_a, lora_b=layer.lora_b)
+
+    # With dropout, whose keys follow from the seed.
+    x, draw = group.normal(3, 16), group.normal(4, 6)
+    for case, kind in (("lora", LoRALinear), ("dora", DoRALinear)):
+        base = nn.Linear(16, 6)
+        base.update({"weight": group.normal(6, 16), "bias": group.normal(6)})
+        layer = kind.from_base(base, r=4, scale=2.0, dropout=0.4)
+        layer.update({"lora_a": group.normal(16, 4), "lora_b": draw})
+        extra = {"m": layer.m} if case == "dora" else {}
+        layer.train()
+        mx.random.seed(5)
+        first, second = layer(x), layer(x)
+        group.add(f"{case}.dropout", weight=base.weight, bias=base.bias, x=x, first=first, second=second)
+        group.add(f"{case}.dropout", lora_a=layer.lora_a, lora_b=layer.lora_b, **extra)
+    base = nn.Embedding(10, 16)
+    base.weight = group.normal(10, 16)
+    layer = LoRAEmbedding.from_base(base, r=4, scale=2.0, dropout=0.4)
+    layer.update({"lora_a": group.normal(10, 4), "lora_b": group.normal(4, 16)})
+    layer.train()
+    mx.random.seed(5)
+    group.add("lora_embedding.dropout", weight=base.weight, ids=ids, x=x, first=layer(ids), second=layer.as_linear(x))
+    group.add("lora_embedding.dropout", lora_a=layer.lora_a, lora_b=layer.lora_b)
     group.write(out, "adapter")
 
 
 def generate(out, args):
     adapter(out)
+    init(out)
     switch(out)
     layers(out)
     loss(out)

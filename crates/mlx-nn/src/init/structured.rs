@@ -50,8 +50,8 @@ pub fn sparse(
     }
     let keys = key.map(random::split).transpose()?;
     let (order_key, value_key) = keys.unzip();
-    let values = random::normal::<f32>(mean, std, &shape, value_key.as_ref())?;
     let draws = random::uniform::<f32>(0.0, 1.0, &shape, order_key.as_ref())?;
+    let values = random::normal::<f32>(mean, std, &shape, value_key.as_ref())?;
     // The rank of each draw in its row decides: the lowest ones are zeroed.
     let ranks = argsort(&argsort(&draws, 1)?, 1)?;
     let zeros = Array::scalar_dtype((sparsity * f64::from(columns)).ceil(), ranks.dtype())?;

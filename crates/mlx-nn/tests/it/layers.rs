@@ -83,6 +83,15 @@ fn batch_normalisation_learns_its_statistics_like_python() -> TestResult {
         &norm.forward_train(&((&x * 2.0)? + 1.0)?)?,
     )?;
     golden.check("batch_norm", "evaluated", &norm.forward(&x)?)?;
+    golden.check_layer("batch_norm.evaluated", &norm, &["x"], |norm, xs| {
+        norm.forward(&xs[0])
+    })?;
+    golden.check_layer(
+        "batch_norm.trained",
+        &BatchNorm::new(4)?,
+        &["x"],
+        |norm, xs| norm.clone().forward_train(&xs[0]),
+    )?;
     for (name, statistics) in [
         ("running_mean", norm.running_mean),
         ("running_var", norm.running_var),
@@ -96,6 +105,23 @@ fn batch_normalisation_learns_its_statistics_like_python() -> TestResult {
             .forward(&Array::ones::<f32>(&[4])?)
             .is_err()
     );
+    Ok(())
+}
+
+#[test]
+fn dropout_draws_what_python_draws() -> TestResult {
+    let golden = Golden::open("layers")?;
+    for (case, dropout) in [
+        ("dropout", Dropout::new(0.3)?),
+        ("dropout2d", Dropout::new_2d(0.3)?),
+        ("dropout3d", Dropout::new_3d(0.3)?),
+    ] {
+        golden.check_function(case, &["x"], move |xs| {
+            // Python splits the key that belongs to the seed before each draw.
+            let (_, key) = random::split(&random::key(9)?)?;
+            dropout.forward(&xs[0], Mode::Train(&key))
+        })?;
+    }
     Ok(())
 }
 
@@ -299,6 +325,13 @@ fn positional_encodings_equal_python() -> TestResult {
     let turned = turned.scale(1.0).cos_first(true).full_turns()?;
     golden.check("sinusoidal", "turned", &turned.forward(&x)?)?;
     assert!(SinusoidalPositionalEncoding::new(7).is_err());
+    let encoding = SinusoidalPositionalEncoding::new(8)?;
+    golden.check_function("sinusoidal.gradient", &["x"], move |xs| {
+        encoding.forward(&xs[0])
+    })?;
+    golden.check_function("alibi.gradient", &["x"], |xs| {
+        Alibi.forward(&xs[0], 0, None)
+    })?;
     for case in ["alibi.4", "alibi.6"] {
         let scores = golden.get(case, "x")?;
         golden.check(case, "y", &Alibi.forward(&scores, 0, None)?)?;

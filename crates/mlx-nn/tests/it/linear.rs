@@ -1,12 +1,13 @@
 //! Linear and embedding, dense and in every quantisation.
 
-use mlx_core::{Array, Dtype};
+use mlx_core::{Array, Dtype, ops::random};
 use mlx_nn::{
-    Embedding, Error, LayerQuantization, Linear, LoadOptions, Quantization, Sequential, Weight,
-    load_weights, parameter_count, parameters, quantize, trainable_parameters,
+    Embedding, Error, LayerQuantization, Linear, LoadOptions, QqLinear, QuantMode, Quantization,
+    Sequential, Weight, load_weights, parameter_count, parameters, quantize, trainable_parameters,
+    value_and_grad,
 };
 
-use crate::golden::{Golden, TestResult, checkpoint, settings};
+use crate::golden::{Golden, TestResult, checkpoint, relative_difference, settings};
 
 #[test]
 fn dense_layers_equal_python() -> TestResult {
@@ -28,7 +29,84 @@ fn dense_layers_equal_python() -> TestResult {
         "embedding",
         "logits",
         &table.as_linear(&golden.get("embedding", "x")?)?,
-    )
+    )?;
+    let ids = golden.get("embedding", "ids")?;
+    golden.check_function("embedding.rows", &["weight"], move |xs| {
+        Embedding::from_weights(xs[0].clone()).forward(&ids)
+    })?;
+    golden.check_function("embedding.logits", &["x", "weight"], |xs| {
+        Embedding::from_weights(xs[1].clone()).as_linear(&xs[0])
+    })
+}
+
+#[test]
+fn quantised_inputs_equal_python() -> TestResult {
+    let golden = Golden::open("linear")?;
+    for (case, mode) in [
+        ("qq.nvfp4", QuantMode::Nvfp4),
+        ("qq.mxfp8", QuantMode::Mxfp8),
+    ] {
+        let dense = Linear::from_weights(golden.get(case, "dense")?, None)?;
+        let mut layer = QqLinear::from_linear(&dense, mode)?;
+        assert_eq!(trainable_parameters(&layer).len(), 1);
+        // Training rounds the weight on the fly, to the same numbers.
+        let row = golden.get(case, "x")?;
+        golden.check(case, "y", &layer.forward(&row)?)?;
+        layer.quantize()?;
+        assert!(trainable_parameters(&layer).is_empty());
+        for (name, array) in parameters(&layer) {
+            golden.check(case, &name, &array)?;
+        }
+        golden.check(case, "y", &layer.forward(&row)?)?;
+        // Rows do not know of each other.
+        let rows = row.broadcast_to(&[2, 3, 64])?;
+        let y = layer.forward(&rows)?;
+        assert_eq!(y.shape(), [2, 3, 32]);
+        golden.check(case, "y", &y.reshape(&[6, 32])?.slice(&[4, 0], &[5, 32])?)?;
+
+        let mut loaded = QqLinear::placeholder(64, 32, mode)?;
+        assert!(matches!(loaded.forward(&row), Err(Error::NotLoaded { .. })));
+        let weights = checkpoint(&golden, case);
+        load_weights(&mut loaded, weights, &LoadOptions::default())?;
+        golden.check(case, "y", &loaded.forward(&row)?)?;
+        loaded.dequantize()?;
+        golden.check(case, "y", &loaded.forward(&row)?)?;
+    }
+    assert!(QqLinear::new(64, 32, QuantMode::Affine).is_err());
+    let biased = Linear::new(64, 32, true)?;
+    assert!(QqLinear::from_linear(&biased, QuantMode::Nvfp4).is_err());
+    let mut narrow = QqLinear::new(20, 4, QuantMode::Nvfp4)?;
+    assert!(narrow.forward(&Array::ones::<f32>(&[1, 20])?).is_err());
+    assert!(narrow.quantize().is_err());
+    Ok(())
+}
+
+/// The gradients are products of rounded operands: near those of the dense layer, and not them.
+#[test]
+fn quantised_inputs_train() -> TestResult {
+    let x = random::normal::<f32>(0.0, 1.0, &[2, 16, 64], Some(&random::key(1)?))?;
+    let c = random::normal::<f32>(0.0, 1.0, &[2, 16, 32], Some(&random::key(2)?))?;
+    for (mode, tolerance) in [(QuantMode::Nvfp4, 0.25), (QuantMode::Mxfp8, 0.08)] {
+        let mut dense = Linear::new(64, 32, false)?;
+        let mut layer = QqLinear::from_linear(&dense, mode)?;
+        // A batch of 32 rows fills whole groups.
+        let inputs = [x.clone(), c.clone()];
+        let (_, found) = value_and_grad(&mut layer, &inputs, |layer, xs| {
+            Ok((layer.forward(&xs[0])? * &xs[1])?.sum(false)?)
+        })?;
+        let (_, exact) = value_and_grad(&mut dense, &inputs, |layer, xs| {
+            Ok((layer.forward(&xs[0])? * &xs[1])?.sum(false)?)
+        })?;
+        let gap = relative_difference(&found["weight"], &exact["weight"])?;
+        assert!(gap > 1e-4 && gap < tolerance, "{mode}: {gap}");
+    }
+    let mut layer = QqLinear::new(64, 32, QuantMode::Nvfp4)?;
+    let rows = [x.slice(&[0, 0, 0], &[1, 5, 64])?];
+    let refused = value_and_grad(&mut layer, &rows, |layer, xs| {
+        Ok(layer.forward(&xs[0])?.sum(false)?)
+    });
+    assert!(refused.is_err());
+    Ok(())
 }
 
 #[test]
@@ -58,6 +136,8 @@ fn every_quantised_checkpoint_loads_and_runs_like_python() -> TestResult {
         );
         assert_eq!(layer.weight.shape(), [8, 64]);
         golden.check(case, "y", &layer.forward(&golden.get(case, "x")?)?)?;
+        let gradient = case.replace("quantized.", "quantized_gradient.");
+        golden.check_function(&gradient, &["x"], move |xs| layer.forward(&xs[0]))?;
 
         let case = case.replace("quantized.", "quantized_embedding.");
         let mut table = Embedding::placeholder(10, 64)?;

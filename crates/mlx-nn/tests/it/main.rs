@@ -4,6 +4,7 @@ mod activation;
 mod adapter;
 mod attention;
 mod golden;
+mod init;
 mod layers;
 mod linear;
 mod load;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use mlx_core::Array;
 use mlx_nn::{Rope, RopeKind, RopeParameters};
+use mlx_transforms::vjp;
 use serde::Deserialize;
 
 use crate::golden::{Golden, TestResult, folder, relative_difference};
@@ -46,6 +47,11 @@ fn every_kind_equals_python_at_every_offset() -> TestResult {
             let y = rope.forward(&x, offset.parse::<i32>()?)?;
             golden.check(case, &format!("y{offset}"), &y)?;
         }
+        let offset = if case == "longrope.long" { 1000 } else { 11 };
+        let (rope, cotangent) = (rope.clone(), golden.get(case, "cotangent")?);
+        let turned = move |xs: &[Array]| Ok(vec![rope.forward(&xs[0], offset)?]);
+        let (_, gradients) = vjp(turned, &[x], &[cotangent])?;
+        golden.check(case, "dx", &gradients[0])?;
     }
     Ok(())
 }
