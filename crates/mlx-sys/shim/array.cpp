@@ -19,7 +19,7 @@ void mlxs_array_clone(mlxs_array* out, const mlxs_array* a) {
 }
 
 void mlxs_array_drop(mlxs_array* a) {
-  ref_mut(a).~array();
+  drop(ref_mut(a));
 }
 
 void mlxs_array_list_free(mlxs_array_list* list) {

@@ -13,6 +13,7 @@
 #include "cpu/cpu.hpp"
 #include "guard.hpp"
 #include "mlx/mlx.h"
+#include "record.hpp"
 
 namespace shim {
 

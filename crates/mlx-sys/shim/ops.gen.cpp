@@ -1352,7 +1352,7 @@ int mlxs_add(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b_, mlxs_s
     const auto& a = ref(a_);
     const auto& b = ref(b_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::add(a, b, s));
+    store(out, shim::add(a, b, s));
   });
 }
 

@@ -10,6 +10,7 @@
 //! `1.0 - &x` would have two types to choose from, and `(1.0 - &x)?` would no longer compile; for a
 //! constant of full float64 precision use [`Array::scalar_dtype`].
 
+use std::borrow::Borrow;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Rem, Shl, Shr, Sub};
 
 use crate::ops::{arithmetic, logical};
@@ -17,15 +18,21 @@ use crate::{Array, Dtype, Element, Result};
 
 /// A right or left operand.
 trait Operand {
-    fn operand(self, other: Option<Dtype>) -> Result<Array>;
+    /// A reference stays one: a clone would cost two more calls.
+    type Held: Borrow<Array>;
+    /// Whether the dtype of the other operand matters.
+    const WEAK: bool = false;
+    fn operand(self, other: Option<Dtype>) -> Result<Self::Held>;
     fn dtype(&self) -> Option<Dtype> {
         None
     }
 }
 
 impl Operand for &Array {
-    fn operand(self, _: Option<Dtype>) -> Result<Array> {
-        Ok(self.clone())
+    type Held = Self;
+    #[inline]
+    fn operand(self, _: Option<Dtype>) -> Result<Self> {
+        Ok(self)
     }
     fn dtype(&self) -> Option<Dtype> {
         Some(Array::dtype(self))
@@ -33,6 +40,7 @@ impl Operand for &Array {
 }
 
 impl Operand for Array {
+    type Held = Array;
     fn operand(self, _: Option<Dtype>) -> Result<Array> {
         Ok(self)
     }
@@ -42,6 +50,7 @@ impl Operand for Array {
 }
 
 impl Operand for Result<Array> {
+    type Held = Array;
     fn operand(self, _: Option<Dtype>) -> Result<Array> {
         self
     }
@@ -95,13 +104,15 @@ impl Array {
     }
 }
 
-fn both(
-    lhs: impl Operand,
-    rhs: impl Operand,
+#[inline]
+fn both<L: Operand, R: Operand>(
+    lhs: L,
+    rhs: R,
     op: fn(&Array, &Array) -> Result<Array>,
 ) -> Result<Array> {
-    let (left, right) = (lhs.dtype(), rhs.dtype());
-    op(&lhs.operand(right)?, &rhs.operand(left)?)
+    let left = if R::WEAK { lhs.dtype() } else { None };
+    let right = if L::WEAK { rhs.dtype() } else { None };
+    op(lhs.operand(right)?.borrow(), rhs.operand(left)?.borrow())
 }
 
 mod sealed {
@@ -124,6 +135,8 @@ scalars! { f32 f64 i32 }
 struct Number<S>(S);
 
 impl<S: Scalar> Operand for Number<S> {
+    type Held = Array;
+    const WEAK: bool = true;
     fn operand(self, other: Option<Dtype>) -> Result<Array> {
         weak_scalar(self.0, other)
     }

@@ -68,6 +68,61 @@ fn real_lack_of_memory_is_an_error() {
     );
 }
 
+const LOOP: &str = "MLX_TEST_ENDLESS_LOOP";
+
+#[cfg(target_os = "linux")]
+fn resident_kib() -> i64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.unwrap().split_whitespace().next().unwrap();
+    number.parse().unwrap()
+}
+
+/// Runs as a child of the next test only: other tests would use memory meanwhile.
+#[test]
+#[cfg(target_os = "linux")]
+fn endless_loop_child() {
+    if std::env::var_os(LOOP).is_none() {
+        return;
+    }
+    let (a, b) = (
+        Array::ones::<f32>(&[4]).unwrap(),
+        Array::ones::<f32>(&[4]).unwrap(),
+    );
+    let run = |count: usize| {
+        for i in 0..count {
+            let sum = (&a + &b).unwrap();
+            if i % 50 == 0 {
+                sum.eval().unwrap();
+            }
+        }
+    };
+    run(20_000);
+    let before = resident_kib();
+    run(200_000);
+    let grown = resident_kib() - before;
+    // Four bytes for each operation would be more.
+    assert!(grown < 768, "{grown} KiB more after 200,000 operations");
+    println!("survived");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn recording_and_dropping_for_ever_takes_no_memory() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "limits::endless_loop_child", "--nocapture"])
+        .env(LOOP, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.contains("survived"),
+        "{} {text}",
+        output.status
+    );
+}
+
 #[test]
 fn a_million_operations_are_built_computed_and_dropped_on_a_small_stack() {
     std::thread::Builder::new()
