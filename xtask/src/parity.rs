@@ -57,6 +57,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if args.check {
             command.arg("--check");
         }
+        if script == "dlpack" {
+            command.arg("--library").arg(dlpack_library()?);
+        }
         if let Err(error) = sh::run(&mut command) {
             eprintln!("{error:#}");
             drifted.push(script.as_str());
@@ -84,6 +87,18 @@ fn compare(script: &str) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Builds what gives Python our DLPack tensors.
+fn dlpack_library() -> Result<PathBuf> {
+    let example = ["build", "--package", "mlx-tests", "--example", "dlpack"];
+    sh::run(sh::cargo().args(example))?;
+    let name = format!(
+        "{}dlpack{}",
+        std::env::consts::DLL_PREFIX,
+        std::env::consts::DLL_SUFFIX
+    );
+    Ok(sh::target().join("debug/examples").join(name))
 }
 
 /// The names of the scripts: files that run by themselves, as opposed to what
