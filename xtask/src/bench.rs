@@ -16,6 +16,10 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Recording `a + b` and dropping it, against the same in C++ and in Python
+    Core,
+    /// The share of the lock around MLX in writing tokens, with a tiny and with a small model
+    Lock,
     /// Matrix products and small models on the CPU, against stock MLX, NumPy, llama.cpp and torch
     Cpu(Cpu),
     /// Decode steps of language models, against Python's mlx-lm
@@ -71,10 +75,25 @@ const REQUIREMENTS: &str = "xtask/python/bench-requirements.txt";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
+        What::Core => core(),
+        What::Lock => lock(),
         What::Cpu(args) => cpu(args),
         What::Lm(args) => lm(args),
         What::Train(args) => train(args),
     }
+}
+
+fn core() -> Result<()> {
+    let bench = ["bench", "-p", "mlx-core", "--bench", "overhead"];
+    let python = parity::environment(false)?;
+    sh::run(sh::cargo().args(bench).env("MLX_BENCH_PYTHON", python))
+}
+
+fn lock() -> Result<()> {
+    build("bench_lock")?;
+    let tiny = sh::root().join("tests/fixtures/lm/llama/f32");
+    let mut command = Command::new(sh::target().join("release/examples/bench_lock"));
+    sh::run(command.arg(tiny).arg(smollm2()?))
 }
 
 fn cpu(args: &Cpu) -> Result<()> {

@@ -14,9 +14,22 @@ use parking_lot::lock_api::RawMutex as _;
 
 static MUTEX: RawMutex = RawMutex::INIT;
 
+/// One acquisition, in the upper half of [`HELD`].
+const ACQUIRED: u64 = 1 << 32;
+
 thread_local! {
-    /// How many guards this thread has; it holds the mutex iff this is not zero.
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// Lower half: how many guards this thread has; it holds the mutex iff that is not zero.
+    /// Upper half: how often it has taken the mutex, which costs nothing to count here.
+    static HELD: Cell<u64> = const { Cell::new(0) };
+}
+
+fn guards(held: u64) -> u64 {
+    held % ACQUIRED
+}
+
+/// How often the calling thread has taken the lock, modulo 2³². For benches.
+pub fn acquisitions() -> u64 {
+    HELD.get() / ACQUIRED
 }
 
 /// Holds the lock until dropped.
@@ -29,13 +42,13 @@ pub struct Guard {
 /// Takes the lock, or passes through on a thread that holds it.
 #[inline]
 pub fn lock() -> Guard {
-    DEPTH.with(|depth| {
-        let held = depth.get();
-        if held == 0 {
-            MUTEX.lock();
-        }
-        depth.set(held + 1);
-    });
+    let held = HELD.get();
+    if guards(held) == 0 {
+        MUTEX.lock();
+        HELD.set(held.wrapping_add(ACQUIRED + 1));
+    } else {
+        HELD.set(held + 1);
+    }
     Guard {
         _not_send: PhantomData,
     }
@@ -44,34 +57,34 @@ pub fn lock() -> Guard {
 impl Drop for Guard {
     #[inline]
     fn drop(&mut self) {
-        DEPTH.with(|depth| {
-            let held = depth.get() - 1;
-            depth.set(held);
-            if held == 0 {
-                // SAFETY: the depth was not zero, so this thread holds the mutex.
-                unsafe { MUTEX.unlock() };
-            }
-        });
+        let held = HELD.get() - 1;
+        HELD.set(held);
+        if guards(held) == 0 {
+            // SAFETY: the count was not zero, so this thread holds the mutex.
+            unsafe { MUTEX.unlock() };
+        }
     }
 }
 
 /// Runs `f` without the lock, for code that is not ours: user closures and their destructors.
 pub fn unlocked<T>(f: impl FnOnce() -> T) -> T {
-    struct Relock(u32);
+    struct Relock(u64);
     impl Drop for Relock {
         fn drop(&mut self) {
             if self.0 > 0 {
                 MUTEX.lock();
+                HELD.set(HELD.get().wrapping_add(ACQUIRED + self.0));
             }
-            DEPTH.with(|depth| depth.set(self.0));
         }
     }
-    let held = DEPTH.with(|depth| depth.replace(0));
-    if held > 0 {
-        // SAFETY: the depth was not zero, so this thread holds the mutex.
+    let held = HELD.get();
+    let mine = guards(held);
+    HELD.set(held - mine);
+    if mine > 0 {
+        // SAFETY: the count was not zero, so this thread holds the mutex.
         unsafe { MUTEX.unlock() };
     }
-    let _relock = Relock(held);
+    let _relock = Relock(mine);
     f()
 }
 
@@ -81,6 +94,7 @@ mod tests {
 
     #[test]
     fn nested_guards_release_once() {
+        let before = acquisitions();
         let outer = lock();
         let inner = lock();
         drop(inner);
@@ -91,6 +105,8 @@ mod tests {
             });
         });
         drop(outer);
-        assert_eq!(DEPTH.with(Cell::get), 0);
+        assert_eq!(guards(HELD.get()), 0);
+        // Once at first, and once after the code without it.
+        assert_eq!(acquisitions() - before, 2);
     }
 }

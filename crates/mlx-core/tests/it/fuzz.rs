@@ -11,7 +11,7 @@ use mlx_core::{Array, eval};
 
 use self::harness::Fuzz;
 use self::hostile::Hostile;
-use crate::calls::call;
+use crate::calls::{NAMES, call};
 
 /// Results larger than this are built and dropped, not computed.
 const COMPUTED_BYTES: usize = 1 << 20;
@@ -29,6 +29,24 @@ fn hostile_calls_never_crash() {
         ]),
     };
     fuzz.run();
+}
+
+/// The same calls from four threads at once. In this process: a sanitizer's report names the call.
+#[test]
+fn hostile_calls_from_many_threads_harm_nobody() {
+    let wanted = std::env::var("MLX_FUZZ_CASES");
+    let cases = wanted.map_or(1_000, |cases| cases.parse::<u64>().unwrap());
+    std::thread::scope(|scope| {
+        for first in 0..4 {
+            scope.spawn(move || {
+                for case in (first..cases).step_by(4) {
+                    let op = usize::try_from(case).unwrap() % NAMES.len();
+                    // Whether a call succeeds is the other test's matter.
+                    let _ = one(2, case, NAMES[op]);
+                }
+            });
+        }
+    });
 }
 
 /// Makes a call, and computes and reads its results if they are small. Says whether they were.

@@ -1,9 +1,9 @@
 //! Arrays from many threads at once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
-use mlx_core::{Array, Device, Stream, async_eval};
+use mlx_core::{Array, Device, Dtype, Stream, async_eval};
 
 #[test]
 fn one_lazy_array_may_be_evaluated_by_many_threads() {
@@ -133,5 +133,100 @@ fn waiting_leaves_other_threads_free() {
         }
         // With the lock held for the whole evaluation at most one could slip in.
         assert!(finished_meanwhile > 1, "{finished_meanwhile}");
+    });
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % u64::try_from(n).unwrap()).unwrap()
+    }
+}
+
+/// An array all of whose elements are this number.
+type Known = (Array, f32);
+
+fn check((array, want): &Known, values: &[f32]) {
+    assert_eq!(values.len(), array.size());
+    for value in values {
+        assert!((value - want).abs() <= 1e-3 * want.abs().max(1.0));
+    }
+}
+
+/// One thing that a thread may do with arrays that others use at the same time.
+fn step(rng: &mut Rng, own: &mut Vec<Known>, table: &Mutex<Vec<Known>>, stream: Stream) {
+    let pick = |rng: &mut Rng, own: &[Known]| own[rng.below(own.len())].clone();
+    let ((a, x), (b, y)) = (pick(rng, own), pick(rng, own));
+    match rng.below(9) {
+        0 => own.push((((&a + &b).unwrap() * 0.5).unwrap(), (x + y) * 0.5)),
+        1 => own.push((a.maximum(&b).unwrap(), x.max(y))),
+        2 => own.push((stream.scope(|| (&a * 0.25)? - &b).unwrap(), x * 0.25 - y)),
+        3 => {
+            // Our own kernels, on the threads that all streams share.
+            let wide = |array: &Array| array.reshape(&[8, 8])?.astype(Dtype::Bfloat16);
+            let product = wide(&a).unwrap().matmul(&wide(&b).unwrap()).unwrap();
+            let got = product
+                .astype(Dtype::Float32)
+                .unwrap()
+                .to_vec::<f32>()
+                .unwrap();
+            let want = 8.0 * x * y;
+            assert!(
+                got.iter()
+                    .all(|v| (v - want).abs() <= 0.05 * want.abs() + 0.1)
+            );
+        }
+        4 => async_eval(&[&a, &b]).unwrap(),
+        5 => check(&(a.clone(), x), &a.to_vec::<f32>().unwrap()),
+        6 => {
+            // A slice outlives the handles that it was made of.
+            let slice = a.to_slice::<f32>().unwrap();
+            own.retain(|(array, _)| array.id() != a.id());
+            check(&(a, x), &slice);
+        }
+        7 => {
+            assert!(a.reshape(&[63]).is_err());
+            let empty = Array::zeros::<f32>(&[2, 2]).unwrap();
+            assert!(empty.inv().unwrap().eval().is_err());
+        }
+        _ => {
+            let mut table = table.lock().unwrap();
+            let place = rng.below(table.len());
+            own.push(std::mem::replace(&mut table[place], (a, x)));
+        }
+    }
+    if own.len() > 12 {
+        drop(own.swap_remove(rng.below(own.len())));
+    }
+    if own.is_empty() {
+        own.push((b, y));
+    }
+}
+
+#[test]
+fn threads_build_evaluate_read_hand_over_and_drop_at_random() {
+    let known = |value: f32| (Array::full::<f32>(&[64], value).unwrap(), value);
+    let table = Mutex::new((0..6u8).map(|n| known(f32::from(n))).collect::<Vec<_>>());
+    let stream = Stream::new(Device::cpu()).unwrap();
+    thread::scope(|scope| {
+        for seed in 0..4 {
+            let table = &table;
+            scope.spawn(move || {
+                let mut rng = Rng(seed);
+                let mut own = vec![known(1.0), known(-2.0)];
+                for _ in 0..300 {
+                    step(&mut rng, &mut own, table, stream);
+                }
+                for known in &own {
+                    check(known, &known.0.to_vec::<f32>().unwrap());
+                }
+            });
+        }
     });
 }
