@@ -8,7 +8,7 @@ use mlx_core::ops::linalg_basic::addmm;
 use mlx_core::ops::quantized::{QuantizationLayout, dequantize, quantize, quantized_matmul};
 use mlx_core::ops::reduction::softmax;
 use mlx_core::{Array, Dtype, Result};
-use mlx_transforms::{grad, jvp, vjp, vmap};
+use mlx_transforms::{compile, grad, jvp, vjp, vmap};
 
 /// Numbers in −1..1 without a pattern that a wrong layout could keep.
 fn numbers(seed: f32, shape: &[i32], dtype: Dtype) -> Result<Array> {
@@ -337,6 +337,115 @@ fn fused_operations_map_over_batches() -> Result<()> {
         second[0] = other;
         let want = mlx_core::ops::shape::stack(&[&fused(&inputs)?, &fused(&second)?], 0)?;
         assert_close(&ours, &want, 1e-5)?;
+    }
+    Ok(())
+}
+
+/// Functions of single elements, and the sums of MLX's single operations that they stand for.
+#[test]
+fn activations_have_gradients_tangents_and_batches() -> Result<()> {
+    type Function = fn(&Array) -> Result<Array>;
+    // Tangents by central differences of the function itself.
+    let functions: [Function; 8] = [
+        |x| x.exp(),
+        |x| x.erf(),
+        |x| x.tanh(),
+        |x| x.sigmoid(),
+        fast::silu,
+        fast::gelu,
+        fast::gelu_approx,
+        fast::gelu_fast_approx,
+    ];
+    let x = (numbers(1.0, &[7, 33], Dtype::Float32)? * 3.0f32)?;
+    let upstream = numbers(2.0, &[7, 33], Dtype::Float32)?;
+    let step = 1e-2f32;
+    for f in functions {
+        let run = move |i: &[Array]| Ok(vec![f(&i[0])?]);
+        let slope = ((f(&(&x + step)?)? - f(&(&x - step)?)?)? / (2.0 * step))?;
+        let (_, gradient) = vjp(
+            run,
+            std::slice::from_ref(&x),
+            std::slice::from_ref(&upstream),
+        )?;
+        let want = (&slope * &upstream)?;
+        assert_close(&gradient[0], &want, 1e-3)?;
+        let (_, tangent) = jvp(
+            run,
+            std::slice::from_ref(&x),
+            std::slice::from_ref(&upstream),
+        )?;
+        assert_close(&tangent[0], &want, 1e-3)?;
+        // Twice: the second derivative is that of the first one.
+        let first = move |x: &Array| -> Result<Array> {
+            let ones = Array::ones::<f32>(&[7, 33])?;
+            Ok(vjp(run, std::slice::from_ref(x), &[ones])?.1.remove(0))
+        };
+        let bend = ((first(&(&x + step)?)? - first(&(&x - step)?)?)? / (2.0 * step))?;
+        let twice = move |i: &[Array]| Ok(vec![first(&i[0])?]);
+        let ones = Array::ones::<f32>(&[7, 33])?;
+        let (_, second) = vjp(twice, std::slice::from_ref(&x), &[ones])?;
+        assert_close(&second[0], &bend, 2e-3)?;
+        let mapped = vmap(run, &[Some(1)], &[Some(0)])?;
+        let want = f(&x)?.transpose()?;
+        assert_close(&mapped(std::slice::from_ref(&x))?[0], &want, 1e-6)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn large_sums_and_products_have_gradients_and_batches() -> Result<()> {
+    let a = numbers(1.0, &[40, 1000], Dtype::Float32)?;
+    let b = (numbers(2.0, &[1000], Dtype::Float32)? + 2.0f32)?;
+    let upstream = numbers(3.0, &[40, 1000], Dtype::Float32)?;
+    let inputs = [a.clone(), b.clone()];
+    let (_, sum) = vjp(
+        |i| Ok(vec![(&i[0] + &i[1])?]),
+        &inputs,
+        std::slice::from_ref(&upstream),
+    )?;
+    assert_close(&sum[0], &upstream, 0.0)?;
+    assert_close(&sum[1], &upstream.sum_axes(&[0], false)?, 1e-5)?;
+    let (_, product) = vjp(
+        |i| Ok(vec![(&i[0] * &i[1])?]),
+        &inputs,
+        std::slice::from_ref(&upstream),
+    )?;
+    assert_close(&product[0], &(&upstream * &b)?, 1e-6)?;
+    assert_close(&product[1], &(&upstream * &a)?.sum_axes(&[0], false)?, 1e-5)?;
+    let (_, quotient) = vjp(
+        |i| Ok(vec![(&i[0] / &i[1])?]),
+        &inputs,
+        std::slice::from_ref(&upstream),
+    )?;
+    assert_close(&quotient[0], &(&upstream / &b)?, 1e-6)?;
+    let (_, difference) = vjp(
+        |i| Ok(vec![(&i[1] - &i[0])?]),
+        &inputs,
+        std::slice::from_ref(&upstream),
+    )?;
+    assert_close(&difference[0], &upstream.negative()?, 0.0)?;
+    let mapped = vmap(|i| Ok(vec![(&i[0] * &i[1])?]), &[Some(0), None], &[Some(0)])?;
+    assert_close(&mapped(&inputs)?[0], &(&a * &b)?, 0.0)?;
+    Ok(())
+}
+
+/// A function traced with one shape and run with others.
+#[test]
+fn a_function_for_all_shapes_broadcasts_anew() -> Result<()> {
+    let sum = compile(|i: &[Array]| Ok(vec![(&i[0] + &i[1])?]), true)?;
+    let shapes: [[&[i32]; 2]; 4] = [
+        [&[40, 1000], &[1000]],
+        [&[3, 5], &[5]],
+        [&[1, 4], &[4]],
+        [&[50, 1], &[7]],
+    ];
+    for [a, b] in shapes {
+        let inputs = [
+            numbers(1.0, a, Dtype::Float32)?,
+            numbers(2.0, b, Dtype::Float32)?,
+        ];
+        let want = numbers(1.0, a, Dtype::Float32)?.add(&numbers(2.0, b, Dtype::Float32)?)?;
+        assert_close(&sum(&inputs)?[0], &want, 0.0)?;
     }
     Ok(())
 }

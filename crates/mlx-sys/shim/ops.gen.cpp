@@ -1352,7 +1352,7 @@ int mlxs_add(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b_, mlxs_s
     const auto& a = ref(a_);
     const auto& b = ref(b_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, shim::add(a, b, s));
+    store(out, shim::cpu::add(a, b, s));
   });
 }
 
@@ -1361,7 +1361,7 @@ int mlxs_subtract(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b_, m
     const auto& a = ref(a_);
     const auto& b = ref(b_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::subtract(a, b, s));
+    store(out, shim::cpu::subtract(a, b, s));
   });
 }
 
@@ -1370,7 +1370,7 @@ int mlxs_multiply(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b_, m
     const auto& a = ref(a_);
     const auto& b = ref(b_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::multiply(a, b, s));
+    store(out, shim::cpu::multiply(a, b, s));
   });
 }
 
@@ -1379,7 +1379,7 @@ int mlxs_divide(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b_, mlx
     const auto& a = ref(a_);
     const auto& b = ref(b_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::divide(a, b, s));
+    store(out, shim::cpu::divide(a, b, s));
   });
 }
 
@@ -1506,7 +1506,7 @@ int mlxs_exp(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_er
   return guard(error, [&] {
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::exp(a, s));
+    store(out, shim::cpu::exp(a, s));
   });
 }
 
@@ -1636,7 +1636,7 @@ int mlxs_tanh(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_e
   return guard(error, [&] {
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::tanh(a, s));
+    store(out, shim::cpu::tanh(a, s));
   });
 }
 
@@ -1684,7 +1684,7 @@ int mlxs_sigmoid(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlx
   return guard(error, [&] {
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::sigmoid(a, s));
+    store(out, shim::cpu::sigmoid(a, s));
   });
 }
 
@@ -1692,7 +1692,7 @@ int mlxs_erf(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_er
   return guard(error, [&] {
     const auto& a = ref(a_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::erf(a, s));
+    store(out, shim::cpu::erf(a, s));
   });
 }
 
@@ -2030,6 +2030,38 @@ int mlxs_fast_layer_norm(mlxs_array* out, const mlxs_array* x_, const mlxs_array
     const auto eps = eps_;
     [[maybe_unused]] auto s = stream(stream_);
     store(out, shim::cpu::layer_norm(x, weight, bias, eps, s));
+  });
+}
+
+int mlxs_fast_silu(mlxs_array* out, const mlxs_array* x_, mlxs_stream stream_, mlxs_error* error) {
+  return guard(error, [&] {
+    const auto& x = ref(x_);
+    [[maybe_unused]] auto s = stream(stream_);
+    store(out, shim::cpu::silu(x, s));
+  });
+}
+
+int mlxs_fast_gelu(mlxs_array* out, const mlxs_array* x_, mlxs_stream stream_, mlxs_error* error) {
+  return guard(error, [&] {
+    const auto& x = ref(x_);
+    [[maybe_unused]] auto s = stream(stream_);
+    store(out, shim::cpu::gelu(x, s));
+  });
+}
+
+int mlxs_fast_gelu_approx(mlxs_array* out, const mlxs_array* x_, mlxs_stream stream_, mlxs_error* error) {
+  return guard(error, [&] {
+    const auto& x = ref(x_);
+    [[maybe_unused]] auto s = stream(stream_);
+    store(out, shim::cpu::gelu_tanh(x, s));
+  });
+}
+
+int mlxs_fast_gelu_fast_approx(mlxs_array* out, const mlxs_array* x_, mlxs_stream stream_, mlxs_error* error) {
+  return guard(error, [&] {
+    const auto& x = ref(x_);
+    [[maybe_unused]] auto s = stream(stream_);
+    store(out, shim::cpu::gelu_sigmoid(x, s));
   });
 }
 

@@ -211,6 +211,10 @@ int mlxs_to_fp8(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs
 int mlxs_from_fp8(mlxs_array* out, const mlxs_array* a_, int32_t dtype_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_fast_rms_norm(mlxs_array* out, const mlxs_array* x_, const mlxs_array* weight_, float eps_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_fast_layer_norm(mlxs_array* out, const mlxs_array* x_, const mlxs_array* weight_, const mlxs_array* bias_, float eps_, mlxs_stream stream_, mlxs_error* error);
+int mlxs_fast_silu(mlxs_array* out, const mlxs_array* x_, mlxs_stream stream_, mlxs_error* error);
+int mlxs_fast_gelu(mlxs_array* out, const mlxs_array* x_, mlxs_stream stream_, mlxs_error* error);
+int mlxs_fast_gelu_approx(mlxs_array* out, const mlxs_array* x_, mlxs_stream stream_, mlxs_error* error);
+int mlxs_fast_gelu_fast_approx(mlxs_array* out, const mlxs_array* x_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_fast_swiglu(mlxs_array* out, const mlxs_array* gate_, const mlxs_array* x_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_fast_cross_entropy(mlxs_array* out, const mlxs_array* logits_, const mlxs_array* targets_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_fast_rope(mlxs_array* out, const mlxs_array* x_, int32_t dims_, bool traditional_, mlxs_opt_f32 base_, float scale_, int32_t offset_, const mlxs_array* freqs_, mlxs_stream stream_, mlxs_error* error);

@@ -3339,6 +3339,42 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_fast_silu"]
+    pub fn fast_silu(
+        out: *mut array,
+        x_: *const array,
+        stream_: stream,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_fast_gelu"]
+    pub fn fast_gelu(
+        out: *mut array,
+        x_: *const array,
+        stream_: stream,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_fast_gelu_approx"]
+    pub fn fast_gelu_approx(
+        out: *mut array,
+        x_: *const array,
+        stream_: stream,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_fast_gelu_fast_approx"]
+    pub fn fast_gelu_fast_approx(
+        out: *mut array,
+        x_: *const array,
+        stream_: stream,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
     #[link_name = "\u{1}mlxs_fast_swiglu"]
     pub fn fast_swiglu(
         out: *mut array,

@@ -576,6 +576,34 @@ impl Array {
         ops::fast::swiglu(self, x)
     }
 
+    /// See [`ops::fast::silu`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn silu(&self) -> Result<Array> {
+        ops::fast::silu(self)
+    }
+
+    /// See [`ops::fast::gelu`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn gelu(&self) -> Result<Array> {
+        ops::fast::gelu(self)
+    }
+
+    /// See [`ops::fast::gelu_approx`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn gelu_approx(&self) -> Result<Array> {
+        ops::fast::gelu_approx(self)
+    }
+
+    /// See [`ops::fast::gelu_fast_approx`].
+    #[inline]
+    #[allow(clippy::missing_errors_doc)]
+    pub fn gelu_fast_approx(&self) -> Result<Array> {
+        ops::fast::gelu_fast_approx(self)
+    }
+
     /// See [`ops::fast::cross_entropy`].
     #[inline]
     #[allow(clippy::missing_errors_doc)]

@@ -2896,6 +2896,44 @@ pub(crate) fn fast_layer_norm(
 }
 
 #[allow(clippy::too_many_arguments)]
+pub(crate) fn fast_silu(x: &Array) -> Result<Array> {
+    // SAFETY: see the module docs.
+    one("fast_silu", &[x], Stream::Current, |out, s, error| unsafe {
+        mlx_sys::fast_silu(out, x.as_raw(), s, error)
+    })
+}
+
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn fast_gelu(x: &Array) -> Result<Array> {
+    // SAFETY: see the module docs.
+    one("fast_gelu", &[x], Stream::Current, |out, s, error| unsafe {
+        mlx_sys::fast_gelu(out, x.as_raw(), s, error)
+    })
+}
+
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn fast_gelu_approx(x: &Array) -> Result<Array> {
+    // SAFETY: see the module docs.
+    one(
+        "fast_gelu_approx",
+        &[x],
+        Stream::Current,
+        |out, s, error| unsafe { mlx_sys::fast_gelu_approx(out, x.as_raw(), s, error) },
+    )
+}
+
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn fast_gelu_fast_approx(x: &Array) -> Result<Array> {
+    // SAFETY: see the module docs.
+    one(
+        "fast_gelu_fast_approx",
+        &[x],
+        Stream::Current,
+        |out, s, error| unsafe { mlx_sys::fast_gelu_fast_approx(out, x.as_raw(), s, error) },
+    )
+}
+
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn fast_swiglu(gate: &Array, x: &Array) -> Result<Array> {
     // SAFETY: see the module docs.
     one(

@@ -45,6 +45,50 @@ pub fn swiglu(gate: &Array, x: &Array) -> Result<Array> {
     ffi::fast_swiglu(gate, x)
 }
 
+/// The activation `x · sigmoid(x)`, element by element, also known as Swish.
+///
+/// Keeps the dtype of floating-point input.
+///
+/// # Errors
+/// [`Error::Op`] if the dtype is complex.
+pub fn silu(x: &Array) -> Result<Array> {
+    ffi::fast_silu(x)
+}
+
+/// The activation `x · Φ(x)` with the Gaussian distribution function Φ, element by element.
+///
+/// "Gaussian Error Linear Units", 2016. Keeps the dtype of floating-point input.
+///
+/// ```
+/// # use mlx_core::{Array, ops::fast::gelu};
+/// let x = Array::from_slice::<f32>(&[-100.0, 0.0, 100.0], &[3])?;
+/// assert_eq!(gelu(&x)?.to_vec::<f32>()?, [0.0, 0.0, 100.0]);
+/// # Ok::<(), mlx_core::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Op`] if the dtype is complex.
+pub fn gelu(x: &Array) -> Result<Array> {
+    ffi::fast_gelu(x)
+}
+
+/// [`gelu`] through a hyperbolic tangent:
+/// `x · (1 + tanh(√(2 / π) · (x + 0.044715 x³))) / 2`.
+///
+/// # Errors
+/// [`Error::Op`] if the dtype has no hyperbolic tangent.
+pub fn gelu_approx(x: &Array) -> Result<Array> {
+    ffi::fast_gelu_approx(x)
+}
+
+/// [`gelu`] through a sigmoid: `x · sigmoid(1.702 x)`.
+///
+/// # Errors
+/// [`Error::Op`] if the dtype is complex.
+pub fn gelu_fast_approx(x: &Array) -> Result<Array> {
+    ffi::fast_gelu_fast_approx(x)
+}
+
 /// Cross entropy of class ids: logits `[.., C]` and targets `[..]` give losses `[..]`.
 ///
 /// # Errors

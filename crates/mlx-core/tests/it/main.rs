@@ -8,6 +8,7 @@
 
 mod calls;
 mod core_parity;
+mod cpu_elementwise;
 mod cpu_fused;
 mod cpu_kernels;
 mod ergonomics;

@@ -2,14 +2,12 @@
 //!
 //! All keep the shape of their input and, for floating-point input, its dtype.
 
-use std::f64::consts::{FRAC_1_SQRT_2, PI};
-
 use mlx_core::{
     Array, Result as CoreResult,
     ops::{
         self,
         arithmetic::{
-            abs, divide, erf, exp, logaddexp, maximum, minimum, multiply, negative, sign, square,
+            abs, divide, exp, logaddexp, maximum, minimum, multiply, negative, sign, square,
         },
         comparison::{greater, greater_equal},
         indexing::r#where,
@@ -102,30 +100,20 @@ activations! {
     }
 
     /// `x · sigmoid(x)`, also known as Swish.
-    fn silu(x) { Ok(multiply(x, &ops::arithmetic::sigmoid(x)?)?) }
+    fn silu(x) { Ok(ops::fast::silu(x)?) }
 
     /// `−log(1 + e⁻ˣ)`.
     fn log_sigmoid(x) { Ok(negative(&softplus(&negative(x)?)?)?) }
 
     /// `x · Φ(x)` with the Gaussian distribution function Φ, from "Gaussian Error Linear Units"
     /// (2016).
-    fn gelu(x) {
-        let doubled = multiply(x, &(erf(&(x * FRAC_1_SQRT_2)?)? + 1.0_f64)?)?;
-        Ok((doubled / 2.0)?)
-    }
+    fn gelu(x) { Ok(ops::fast::gelu(x)?) }
 
     /// [`gelu`] through a hyperbolic tangent; off by at most 0.0005 within ±6.
-    fn gelu_approx(x) {
-        let cubed = multiply(x, &square(x)?)?;
-        let inner = ((x + cubed * 0.044_715_f64)? * (2.0 / PI).sqrt())?;
-        let gate = (ops::arithmetic::tanh(&inner)? + 1.0_f64)?;
-        Ok(multiply(&(x * 0.5)?, &gate)?)
-    }
+    fn gelu_approx(x) { Ok(ops::fast::gelu_approx(x)?) }
 
     /// [`gelu`] through a sigmoid, `x · sigmoid(1.702 x)`; off by at most 0.015 within ±6.
-    fn gelu_fast_approx(x) {
-        Ok(multiply(x, &ops::arithmetic::sigmoid(&(x * 1.702)?)?)?)
-    }
+    fn gelu_fast_approx(x) { Ok(ops::fast::gelu_fast_approx(x)?) }
 
     /// `a · sigmoid(b)` for the two halves `a` and `b` of an axis, which the result has half of.
     fn glu(x, axis: i32) {

@@ -86,7 +86,7 @@ struct Task {
   Floats sinks;
   float scale;
   bool causal;
-  char* out; // in order
+  char* out; // [batch, length, heads, dv]
   Float out_type;
   std::size_t batch, heads, kv_heads;
   std::size_t length, kept; // queries, keys
@@ -105,6 +105,10 @@ struct Task {
 
   std::size_t work() const {
     return batch * heads * length * kept * (d + dv);
+  }
+
+  char* out_at(std::size_t b, std::size_t h, std::size_t i) const {
+    return out + ((b * length + i) * heads + h) * dv * float_size(out_type);
   }
 
   // One by one: [sinks][per thread: query, scores, result].
@@ -138,7 +142,7 @@ struct Task {
       k->softmax(scores, scores, seen, sink == nullptr ? nullptr : sink + h);
       k->round_to(scores, out_type, seen);
       k->weighted(result, scores, values.at(b, from, 0), values.type, values.row, seen, dv);
-      k->from_f32(out + task * dv * float_size(out_type), result, out_type, dv);
+      k->from_f32(out_at(b, h, i), result, out_type, dv);
     });
   }
 
@@ -247,8 +251,7 @@ struct Task {
         for (std::size_t j = 0; j < dv; ++j) {
           line[j] = result[j * nr + i] * factors[i];
         }
-        const std::size_t at = ((b * heads + h) * length + first + i) * dv;
-        k->from_f32(out + at * float_size(out_type), line, out_type, dv);
+        k->from_f32(out_at(b, h, first + i), line, out_type, dv);
       }
     });
   }
@@ -262,7 +265,16 @@ class Attention : public Fused {
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    out.set_data(mx::allocator::malloc(out.nbytes()));
+    // The heads of a query side by side: what follows joins them, and then needs no copy.
+    const std::int64_t width = out.shape(3), heads = out.shape(1), length = out.shape(2);
+    auto flags = out.flags();
+    flags.contiguous = true;
+    flags.row_contiguous = heads == 1 || length == 1;
+    flags.col_contiguous = out.size() == 1;
+    auto strides = flags.row_contiguous
+        ? mx::Strides{heads * length * width, length * width, width, 1}
+        : mx::Strides{heads * length * width, width, heads * width, 1};
+    out.set_data(mx::allocator::malloc(out.nbytes()), out.size(), std::move(strides), flags);
     const auto rows = [&](const mx::array& a) {
       const bool fits = (a.strides(3) == 1 || a.shape(3) == 1) && a.strides(2) >= 0;
       return fits ? a : in_order(encoder, a);

@@ -35,6 +35,25 @@ mx::array softmax(const mx::array& a, const std::vector<int>& axes, bool precise
 /// x · gate · sigmoid(gate).
 mx::array swiglu(const mx::array& gate, const mx::array& x, mx::Stream s);
 
+mx::array exp(const mx::array& a, mx::Stream s);
+mx::array erf(const mx::array& a, mx::Stream s);
+mx::array tanh(const mx::array& a, mx::Stream s);
+mx::array sigmoid(const mx::array& a, mx::Stream s);
+
+/// x · sigmoid(x).
+mx::array silu(const mx::array& x, mx::Stream s);
+/// x · (1 + erf(x / √2)) / 2.
+mx::array gelu(const mx::array& x, mx::Stream s);
+/// x · (1 + tanh(√(2 / π) · (x + 0.044715 x³))) / 2.
+mx::array gelu_tanh(const mx::array& x, mx::Stream s);
+/// x · sigmoid(1.702 x).
+mx::array gelu_sigmoid(const mx::array& x, mx::Stream s);
+
+mx::array add(const mx::array& a, const mx::array& b, mx::Stream s);
+mx::array subtract(const mx::array& a, const mx::array& b, mx::Stream s);
+mx::array multiply(const mx::array& a, const mx::array& b, mx::Stream s);
+mx::array divide(const mx::array& a, const mx::array& b, mx::Stream s);
+
 mx::array rope(
     const mx::array& x, int dims, bool traditional, std::optional<float> base, float scale,
     const mx::array& offset, const std::optional<mx::array>& freqs, mx::Stream s);

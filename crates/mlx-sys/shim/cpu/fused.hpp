@@ -29,12 +29,13 @@ class Fused : public mx::UnaryPrimitive {
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(
       const std::vector<mx::array>& inputs, const std::vector<int>& axes) override;
 
+ protected:
+  Graph graph_;
+
  private:
   /// The graph as a function of some of its inputs.
   std::function<std::vector<mx::array>(const std::vector<mx::array>&)> of(
       const std::vector<mx::array>& inputs, const std::vector<int>& argnums) const;
-
-  Graph graph_;
 };
 
 /// Gives `out` the memory of `in` if nothing else needs that, and new memory otherwise. The

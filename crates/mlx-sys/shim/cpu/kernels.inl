@@ -11,6 +11,7 @@
 #include <immintrin.h>
 #endif
 
+#include "elementwise.hpp"
 #include "kernels.hpp"
 
 namespace {
@@ -671,6 +672,7 @@ void dequantize(
 }
 
 #include "kernels_rows.inl"
+#include "kernels_elementwise.inl"
 
 constexpr Blocks blocks = {
     MR, NR, DEPTH, MR * DEPTH * sizeof(float), NR * DEPTH * sizeof(float), pack<MR>, pack<NR>,

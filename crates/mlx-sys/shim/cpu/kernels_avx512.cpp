@@ -6,8 +6,11 @@
 #include "kernels.inl"
 
 const shim::cpu::Kernels* const shim::cpu::kernels_avx512 = &table;
+const shim::cpu::Elementwise* const shim::cpu::elementwise_avx512 = &elementwise_table;
 #else
+#include "elementwise.hpp"
 #include "kernels.hpp"
 
 const shim::cpu::Kernels* const shim::cpu::kernels_avx512 = nullptr;
+const shim::cpu::Elementwise* const shim::cpu::elementwise_avx512 = nullptr;
 #endif

@@ -5,3 +5,4 @@
 #include "kernels.inl"
 
 const shim::cpu::Kernels* const shim::cpu::kernels_portable = &table;
+const shim::cpu::Elementwise* const shim::cpu::elementwise_portable = &elementwise_table;

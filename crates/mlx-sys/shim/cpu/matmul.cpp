@@ -336,6 +336,12 @@ mx::array addmm(
   // A larger `c` would broadcast the product, which MLX refuses or not: it decides.
   if (kernels_for(s) == nullptr || !fits(a, b) || c.dtype() != a.dtype() ||
       c.ndim() > std::max(a.ndim(), b.ndim()) || c.size() == 0) {
+    // MLX first repeats a vector `c` for all rows, on one thread.
+    if (kernels_for(s) != nullptr && alpha == 1.0f && beta == 1.0f && c.ndim() == 1 &&
+        a.ndim() > 1 && b.ndim() == 2 && c.shape(0) == b.shape(1) && a.dtype() == mx::float32 &&
+        b.dtype() == mx::float32 && c.dtype() == mx::float32) {
+      return add(mx::matmul(a, b, s), c, s);
+    }
     return mx::addmm(c, a, b, alpha, beta, s);
   }
   const auto batch = mx::broadcast_shapes(batch_of(a), batch_of(b));

@@ -82,6 +82,10 @@ pub(crate) const NAMES: &[(&str, &str)] = &[
     ("fast", "rms_norm"),
     ("fast", "layer_norm"),
     ("fast", "swiglu"),
+    ("fast", "silu"),
+    ("fast", "gelu"),
+    ("fast", "gelu_approx"),
+    ("fast", "gelu_fast_approx"),
     ("fast", "cross_entropy"),
     ("fast", "rope"),
     ("fast", "rope_with_offsets"),
@@ -701,6 +705,22 @@ pub(crate) fn call(family: &str, name: &str, s: &mut dyn Arguments) -> Result<Ve
             let gate = s.array("gate")?;
             let x = s.array("x")?;
             Ok(ops::fast::swiglu(&gate, &x)?.into_results())
+        }
+        ("fast", "silu") => {
+            let x = s.array("x")?;
+            Ok(ops::fast::silu(&x)?.into_results())
+        }
+        ("fast", "gelu") => {
+            let x = s.array("x")?;
+            Ok(ops::fast::gelu(&x)?.into_results())
+        }
+        ("fast", "gelu_approx") => {
+            let x = s.array("x")?;
+            Ok(ops::fast::gelu_approx(&x)?.into_results())
+        }
+        ("fast", "gelu_fast_approx") => {
+            let x = s.array("x")?;
+            Ok(ops::fast::gelu_fast_approx(&x)?.into_results())
         }
         ("fast", "cross_entropy") => {
             let logits = s.array("logits")?;
