@@ -5,14 +5,18 @@ change of the machine's load meets all of them; what is reported are medians ove
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 SIDE, PROMPT, WRITTEN = 4096, 512, 64
+# Language models of random weights, which made.py writes.
+MADE = ["0.6b-Q4_0", "0.6b-Q8_0", "0.6b-Q4_K_M", "0.6b-BF16", "1b-Q4_0", "1b-Q8_0", "1b-BF16"]
 SENTENCE = "The quick brown fox jumps over the lazy dog while the sun sets in the west."
 
 
@@ -75,13 +79,13 @@ def llama_peer(options):
 
     silent = llama.llama_log_callback(lambda *_: None)
 
-    def smollm2():
+    def language(path):
         llama.llama_log_set(silent, ctypes.c_void_p())
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
         # Its AMX kernels end the process on some virtual machines.
         params.use_extra_bufts = False
-        model = llama.llama_model_load_from_file(options.gguf.encode(), params)
+        model = llama.llama_model_load_from_file(path.encode(), params)
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = 1024, PROMPT, PROMPT
         params.n_threads = params.n_threads_batch = options.threads
@@ -107,7 +111,56 @@ def llama_peer(options):
 
         return run
 
-    return {"smollm2": smollm2}
+    return {case: functools.partial(language, path) for case, path in models(options).items()}
+
+
+def models(options):
+    """The files of language models by case."""
+    made = {case: os.path.join(options.made, f"{case}.gguf") for case in MADE}
+    return {"smollm2": options.gguf, **made}
+
+
+def onnx_peer(options):
+    import onnxruntime
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            # The exporter has a whole graph of it, which the run time's optimiser knows.
+            self.model = AutoModel.from_pretrained(options.minilm, attn_implementation="eager")
+
+        def forward(self, input_ids, attention_mask, token_type_ids):
+            return self.model(input_ids, attention_mask, token_type_ids).last_hidden_state
+
+    def minilm():
+        import numpy as np
+
+        tokenizer = AutoTokenizer.from_pretrained(options.minilm)
+        names = ["input_ids", "attention_mask", "token_type_ids"]
+        axes = {name: {0: "batch", 1: "length"} for name in (*names, "hidden")}
+        sample = tokenizer(["one", "one and two"], padding=True, return_tensors="pt")
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "minilm.onnx")
+            torch.onnx.export(
+                Encoder().eval(), tuple(sample[name] for name in names), path, input_names=names,
+                output_names=["hidden"], dynamic_axes=axes, opset_version=17, dynamo=False,
+            )
+            session = onnxruntime.InferenceSession(path, settings, ["CPUExecutionProvider"])
+
+        def encode():
+            batch = dict(tokenizer([SENTENCE] * 32, padding=True, return_tensors="np"))
+            hidden = session.run(None, {name: batch[name] for name in names})[0]
+            mask = batch["attention_mask"][..., None].astype(np.float32)
+            mean = (hidden * mask).sum(1) / mask.sum(1)
+            return mean / np.linalg.norm(mean, axis=-1, keepdims=True)
+
+        return lambda count: each(count, encode)
+
+    return {"minilm": minilm}
 
 
 def torch_peer(options):
@@ -132,7 +185,10 @@ def torch_peer(options):
     return {"minilm": minilm}
 
 
-PEERS = {"mlx": mlx_peer, "numpy": numpy_peer, "llama": llama_peer, "torch": torch_peer}
+PEERS = {
+    "mlx": mlx_peer, "numpy": numpy_peer, "llama": llama_peer, "onnx": onnx_peer,
+    "torch": torch_peer,
+}
 
 
 def serve(peer, options):
@@ -180,7 +236,8 @@ CASES = [
     ("q4_row", "4 bits, groups of 64, bf16 4096², 1 row", {"ours": 50, "mlx": 1}, 7),
     ("q4_rows", "the same, 128 rows", {"ours": 3, "mlx": 1}, 1),
     ("smollm2", "SmolLM2-135M Q4_1, 512 tokens", {"ours": 1, "llama": 1}, 5),
-    ("minilm", "MiniLM, 32 sentences", {"ours": 1, "torch": 1}, 7),
+    ("minilm", "MiniLM, 32 sentences", {"ours": 1, "onnx": 1, "torch": 1}, 7),
+    *((case, case.replace("-", " "), {"ours": 1, "llama": 1}, 2) for case in MADE),
 ]
 SIZES = {"stream": 2**30, "f32_cube": 2**31, "f32_linear": 2**31, "bf16_cube": 2**31}
 
@@ -223,17 +280,18 @@ def measure(processes, wanted):
 
 def table(medians):
     lines = ["| case | ours | stock MLX | other | ours / stock | ours / other |", "|---|---|---|---|---|---|"]
-    names = {"numpy": "NumPy", "llama": "llama.cpp", "torch": "torch"}
+    names = {"numpy": "NumPy", "llama": "llama.cpp", "onnx": "onnxruntime", "torch": "torch"}
     ratio = lambda a, b: f"{b / a:.2f}×" if a and b else "–"
     for case, title, _, _ in CASES:
         found = medians.get(case, {})
         if "ours" not in found:
             continue
-        parts = [title] if case != "smollm2" else [f"{title}: prefill", "the same: each of 63 tokens after"]
-        for i, part in enumerate(parts):
+        language = case == "smollm2" or case in MADE
+        parts = [f"{title}: prefill", "the same: each of 63 tokens after"] if language else [title]
+        others = [peer for peer in names if peer in found] or [None]
+        for i, part, name in ((i, part, name) for i, part in enumerate(parts) for name in others):
             ours = found["ours"][i]
             stock = found.get("mlx", [None] * 2)[i]
-            name = next((peer for peer in names if peer in found), None)
             other = found[name][i] if name else None
             notes = ""
             if case == "stream":
@@ -243,12 +301,24 @@ def table(medians):
             elif case == "q4_row":
                 size = SIDE * SIDE // 2 + SIDE * SIDE // 64 * 4
                 notes = f" ({size / ours / 1e9:.1f} GB/s)"
-            elif case == "smollm2":
+            elif language:
                 notes = f" ({(PROMPT if i == 0 else 1) / ours:.1f} tokens/s)"
             lines.append(
                 f"| {part} | {show(ours)}{notes} | {show(stock) if stock else '–'} | "
                 f"{names[name] + ' ' + show(other) if name else '–'} | {ratio(ours, stock)} | {ratio(ours, other)} |")
     return "\n".join(lines)
+
+
+def make(options):
+    """Writes the models that are wanted and not there."""
+    for case in MADE:
+        path = models(options)[case]
+        if (not options.cases or case in options.cases) and not os.path.exists(path):
+            import made
+
+            os.makedirs(options.made, exist_ok=True)
+            made.write(f"{path}.part", *case.split("-"), options.gguf)
+            os.replace(f"{path}.part", path)
 
 
 def main():
@@ -257,6 +327,7 @@ def main():
     parser.add_argument("--ours")
     parser.add_argument("--gguf")
     parser.add_argument("--minilm")
+    parser.add_argument("--made", help="folder of the files that made.py writes")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json")
     parser.add_argument("cases", nargs="*")
@@ -266,8 +337,10 @@ def main():
         return
     number = str(options.threads)
     environment = {name: number for name in ("MLX_CPU_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
-    common = ["--threads", number, "--gguf", options.gguf, "--minilm", options.minilm]
-    processes = {"ours": Process("ours", [options.ours], environment)}
+    common = ["--threads", number, "--gguf", options.gguf, "--minilm", options.minilm,
+              "--made", options.made]
+    make(options)
+    processes = {"ours": Process("ours", [options.ours, options.made], environment)}
     for peer in PEERS:
         command = [sys.executable, os.path.abspath(__file__), "--peer", peer, *common]
         processes[peer] = Process(peer, command, environment)

@@ -26,7 +26,8 @@ const WRITTEN: usize = 64;
 struct Bench {
     arrays: HashMap<(&'static str, i32), Array>,
     quantized: Option<Quantized>,
-    language: Option<LoadedModel>,
+    /// The last language model: the largest ones do not fit into memory side by side.
+    language: Option<(String, LoadedModel)>,
     embedder: Option<Embedder>,
 }
 
@@ -58,6 +59,16 @@ fn gguf(folder: &Path) -> Outcome<PathBuf> {
             .is_some_and(|extension| extension == "gguf")
     });
     found.ok_or_else(|| "no .gguf file".into())
+}
+
+/// A model that tests/bench/made.py wrote into the folder that the command line names.
+fn made(case: &str) -> Outcome<PathBuf> {
+    let folder = std::env::args_os().nth(1).map(PathBuf::from);
+    let path = folder.unwrap_or_default().join(format!("{case}.gguf"));
+    match path.is_file() {
+        true => Ok(path),
+        false => Err(format!("no case is called {case}").into()),
+    }
 }
 
 impl Bench {
@@ -99,11 +110,16 @@ impl Bench {
     }
 
     /// Seconds until the first token, and for each one after it.
-    fn smollm2(&mut self) -> Outcome<Vec<f64>> {
-        if self.language.is_none() {
-            self.language = Some(mlx_lm::load(gguf(&folder("smollm2-135m-instruct")?)?)?);
+    fn language(&mut self, case: &str) -> Outcome<Vec<f64>> {
+        if self.language.as_ref().is_none_or(|(name, _)| name != case) {
+            self.language = None;
+            let path = match case {
+                "smollm2" => gguf(&folder("smollm2-135m-instruct")?)?,
+                _ => made(case)?,
+            };
+            self.language = Some((case.to_owned(), mlx_lm::load(path)?));
         }
-        let model = self.language.as_ref().ok_or("no model")?;
+        let (_, model) = self.language.as_ref().ok_or("no model")?;
         // The ids that the other side computes, too: any will do for timing.
         let prompt: Vec<u32> = (0..PROMPT).map(|i| i * 7919 % 40_000 + 100).collect();
         let options = GenerateOptions::default().max_tokens(WRITTEN);
@@ -142,9 +158,8 @@ impl Bench {
             "bf16_cube" => self.product(Dtype::Bfloat16, false, count),
             "q4_row" => self.quantized(1, count),
             "q4_rows" => self.quantized(128, count),
-            "smollm2" => self.smollm2(),
             "minilm" => self.minilm(count),
-            _ => Err(format!("no case is called {case}").into()),
+            _ => self.language(case),
         }
     }
 }

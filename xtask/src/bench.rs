@@ -20,7 +20,8 @@ enum What {
     Core,
     /// The share of the lock around MLX in writing tokens, with a tiny and with a small model
     Lock,
-    /// Matrix products and small models on the CPU, against stock MLX, NumPy, llama.cpp and torch
+    /// Matrix products and small models on the CPU, against stock MLX, NumPy, llama.cpp,
+    /// onnxruntime and torch
     Cpu(Cpu),
     /// Decode steps of language models, against Python's mlx-lm
     Lm(Lm),
@@ -38,7 +39,8 @@ struct Cpu {
     /// Write the medians, in seconds, to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// First build the peer llama.cpp for this processor, which takes a quarter of an hour
+    /// First install onnxruntime and build llama.cpp for this processor, which takes a quarter of
+    /// an hour
     #[arg(long)]
     install: bool,
 }
@@ -105,8 +107,13 @@ fn cpu(args: &Cpu) -> Result<()> {
                 .args(["-m", "pip", "install", "--requirement", REQUIREMENTS])
                 .env("CMAKE_ARGS", "-DGGML_NATIVE=ON -DMTMD_BUILD=OFF"),
         )?;
-    } else if sh::read(Command::new(&python).args(["-c", "import llama_cpp"])).is_err() {
-        eprintln!("llama.cpp is not installed and left out; `--install` builds it");
+    } else {
+        for module in ["llama_cpp", "onnxruntime"] {
+            let import = format!("import {module}");
+            if sh::read(Command::new(&python).args(["-c", &import])).is_err() {
+                eprintln!("{module} is not installed and left out; `--install` installs it");
+            }
+        }
     }
     build("bench_cpu")?;
     let gguf = smollm2()?;
@@ -120,6 +127,8 @@ fn cpu(args: &Cpu) -> Result<()> {
         .arg(gguf)
         .arg("--minilm")
         .arg(fetch::fetch_model("all-minilm-l6-v2", &mut |_| {})?)
+        .arg("--made")
+        .arg(fetch::cache_dir()?.join("bench"))
         .args(&args.cases);
     finish(&mut command, args.threads, args.json.as_deref())
 }
