@@ -7,6 +7,7 @@ use super::{Fact, packages, version};
 pub(super) fn facts() -> Vec<Fact> {
     vec![
         processor(),
+        kernels(),
         nvidia_driver(),
         nvidia_libraries(),
         metal(),
@@ -26,6 +27,49 @@ fn processor() -> Fact {
     )
 }
 
+/// What computes on the CPU, by the rules of crates/mlx-sys/shim/cpu/support.cpp.
+fn kernels() -> Fact {
+    const NAME: &str = "cpu kernels";
+    if cfg!(target_os = "macos") {
+        return Fact::ok(NAME, "MLX's own, on Accelerate");
+    }
+    let setting = std::env::var("MLX_CPU_KERNELS").unwrap_or_default();
+    if setting == "off" {
+        return Fact::ok(
+            NAME,
+            "MLX's own and the packaged BLAS, by MLX_CPU_KERNELS=off",
+        );
+    }
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let asked = std::env::var("MLX_CPU_THREADS").ok();
+    let threads = asked.and_then(|n| n.parse().ok()).filter(|&n| n > 0);
+    let level = kernel_level(&all_flags(&cpuinfo), &setting);
+    let threads = threads.unwrap_or(cores);
+    Fact::ok(
+        NAME,
+        format!("{level}, BLAS of mlx-core, {threads} threads"),
+    )
+}
+
+/// The kernels for a processor with these flags under a value of `MLX_CPU_KERNELS`.
+fn kernel_level(flags: &[&str], setting: &str) -> &'static str {
+    let has = |wanted: &[&str]| wanted.iter().all(|flag| flags.contains(flag));
+    if setting == "portable" {
+        "portable"
+    } else if setting != "avx2" && has(&["avx512f", "avx512bw", "avx512dq", "avx512vl"]) {
+        if setting != "avx512" && has(&["avx512_vnni", "avx512vbmi"]) {
+            "avx512 with products in integers"
+        } else {
+            "avx512"
+        }
+    } else if has(&["avx2", "fma"]) {
+        "avx2"
+    } else {
+        "portable"
+    }
+}
+
 /// The instruction sets that decide how fast matrix products are.
 fn vector_flags(cpuinfo: &str) -> Vec<&str> {
     const WANTED: &[&str] = &[
@@ -39,16 +83,19 @@ fn vector_flags(cpuinfo: &str) -> Vec<&str> {
         "bf16",
         "sve",
     ];
+    let mut flags = all_flags(cpuinfo);
+    flags.retain(|flag| WANTED.contains(flag));
+    flags
+}
+
+fn all_flags(cpuinfo: &str) -> Vec<&str> {
     let line = cpuinfo
         .lines()
         .find(|line| line.starts_with("flags") || line.starts_with("Features"));
     let flags = line
         .and_then(|line| line.split_once(':'))
         .map_or("", |(_, flags)| flags);
-    flags
-        .split_whitespace()
-        .filter(|flag| WANTED.contains(flag))
-        .collect()
+    flags.split_whitespace().collect()
 }
 
 fn nvidia_driver() -> Fact {
@@ -112,7 +159,25 @@ fn metal() -> Fact {
 
 #[cfg(test)]
 mod tests {
-    use super::vector_flags;
+    use super::{kernel_level, vector_flags};
+
+    #[test]
+    fn kernels_follow_the_processor_and_the_setting() {
+        let old = ["sse2"];
+        let haswell = ["avx2", "fma"];
+        let skylake = ["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"];
+        assert_eq!(kernel_level(&old, ""), "portable");
+        assert_eq!(kernel_level(&haswell, ""), "avx2");
+        assert_eq!(kernel_level(&skylake, ""), "avx512");
+        assert_eq!(kernel_level(&skylake, "avx2"), "avx2");
+        assert_eq!(kernel_level(&skylake, "portable"), "portable");
+        let sapphire = [&skylake[..], &["avx512_vnni", "avx512vbmi"]].concat();
+        assert_eq!(
+            kernel_level(&sapphire, ""),
+            "avx512 with products in integers"
+        );
+        assert_eq!(kernel_level(&sapphire, "avx512"), "avx512");
+    }
 
     #[test]
     fn vector_flags_are_read_on_both_architectures() {
