@@ -26,12 +26,14 @@ constexpr std::string_view elementwise[] = {
     "Abs", "Add", "ArcCos", "ArcCosh", "ArcSin", "ArcSinh", "ArcTan", "ArcTan2", "ArcTanh",
     "AsType", "BitwiseAnd", "BitwiseInvert", "BitwiseOr", "BitwiseXor", "Ceil", "Conjugate",
     "Contiguous", "Copy", "Cos", "Cosh", "Divide", "Equal", "Erf", "ErfInv", "Exp", "Expm1",
-    "Floor", "FloorDivide", "Full", "Greater", "GreaterEqual", "Imag", "LeftShift", "Less",
+    "Floor", "FloorDivide", "Full", "GeluCpu", "GeluSigmoidCpu", "GeluTanhCpu", "Greater", "GreaterEqual", "Imag", "LeftShift", "Less",
     "LessEqual", "Log", "Log10", "Log1p", "Log2", "LogAddExp", "LogicalAnd", "LogicalNot",
     "LogicalOr", "Maximum", "Minimum", "Multiply", "NaNEqual", "Negative", "NotEqual", "Power",
-    "Real", "Remainder", "RightShift", "Round", "Rsqrt", "Select", "Sigmoid", "Sign", "Sin",
+    "Real", "Remainder", "RightShift", "Round", "Rsqrt", "Select", "Sigmoid", "Sign", "SiluCpu", "Sin",
     "Sinh", "Sqrt", "Square", "StopGradient", "Subtract", "SwigluCpu", "Tan", "Tanh",
 };
+/// The same, but an input may repeat along the result.
+constexpr std::string_view repeating[] = {"AddCpu", "DivideCpu", "MultiplyCpu", "SubtractCpu"};
 /// The same elements in another shape.
 constexpr std::string_view rearranging[] = {
     "ExpandDims", "Flatten", "Reshape", "Squeeze", "Transpose", "Unflatten",
@@ -153,6 +155,9 @@ bool fits(
   }
   if (contains(elementwise, name)) {
     return all([&](const mx::Shape& shape) { return shape == out; });
+  }
+  if (contains(repeating, name)) {
+    return all([&](const mx::Shape& shape) { return broadcasts(shape, out); });
   }
   if (name == "Broadcast") {
     return broadcasts(in[0], out);

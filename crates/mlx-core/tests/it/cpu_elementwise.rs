@@ -150,7 +150,13 @@ fn functions_take_views_integers_and_nothing() {
         let floats = whole.astype(Dtype::Float32).unwrap();
         let (y, want) = (function(&whole).unwrap(), function(&floats).unwrap());
         assert_eq!(y.dtype(), Dtype::Float32);
-        assert_eq!(wide(&y), wide(&want), "{name}");
+        // MLX's own functions compute on integers.
+        for (y, want) in wide(&y).into_iter().zip(wide(&want)) {
+            assert!(
+                (y - want).abs() <= 1e-6 * want.abs().max(1.0),
+                "{name}: {y}, {want}"
+            );
+        }
         let nothing = Array::zeros::<f32>(&[0, 3]).unwrap();
         assert_eq!(function(&nothing).unwrap().shape(), [0, 3]);
         nothing.eval().unwrap();

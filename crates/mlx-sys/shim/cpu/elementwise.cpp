@@ -418,13 +418,13 @@ class BinaryCpu : public Fused {
   const char* name() const override {
     switch (op_) {
       case Binary::add:
-        return "Add";
+        return "AddCpu";
       case Binary::subtract:
-        return "Subtract";
+        return "SubtractCpu";
       case Binary::multiply:
-        return "Multiply";
+        return "MultiplyCpu";
       case Binary::divide:
-        return "Divide";
+        return "DivideCpu";
     }
     return "BinaryCpu";
   }
