@@ -11,7 +11,7 @@ use mlx_core::{Array, Dtype, Result};
 use mlx_transforms::{compile, grad, jvp, vjp, vmap};
 
 /// Numbers in −1..1 without a pattern that a wrong layout could keep.
-fn numbers(seed: f32, shape: &[i32], dtype: Dtype) -> Result<Array> {
+pub(crate) fn numbers(seed: f32, shape: &[i32], dtype: Dtype) -> Result<Array> {
     let count: i32 = shape.iter().product();
     ((Array::arange::<f32>(0.0, f64::from(count), 1.0)? * 12.9898f32)? + seed)?
         .sin()?
@@ -19,7 +19,7 @@ fn numbers(seed: f32, shape: &[i32], dtype: Dtype) -> Result<Array> {
         .astype(dtype)
 }
 
-fn assert_close(got: &Array, want: &Array, tolerance: f32) -> Result<()> {
+pub(crate) fn assert_close(got: &Array, want: &Array, tolerance: f32) -> Result<()> {
     assert_eq!(got.shape(), want.shape());
     let far = (got.astype(Dtype::Float32)? - want.astype(Dtype::Float32)?)?.abs()?;
     let size = want

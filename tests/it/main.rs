@@ -10,6 +10,7 @@ mod autograd_contract;
 mod calls;
 mod cli_errors;
 mod cpu_kernels;
+mod cpu_packed;
 mod damaged_files;
 mod deep_graphs;
 mod distributed;

@@ -1811,7 +1811,7 @@ int mlxs_gather_mm(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b_, 
     const auto rhs_indices = shim::opt(rhs_indices_);
     const auto sorted_indices = sorted_indices_;
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::gather_mm(a, b, lhs_indices, rhs_indices, sorted_indices, s));
+    store(out, shim::cpu::gather_mm(a, b, lhs_indices, rhs_indices, sorted_indices, s));
   });
 }
 
@@ -1855,7 +1855,7 @@ int mlxs_conv_general(mlxs_array* out, const mlxs_array* input_, const mlxs_arra
     const auto groups = groups_;
     const auto flip = flip_;
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::conv_general(input, weight, stride, padding_lo, padding_hi, kernel_dilation, input_dilation, groups, flip, s));
+    store(out, shim::cpu::conv_general(input, weight, stride, padding_lo, padding_hi, kernel_dilation, input_dilation, groups, flip, s));
   });
 }
 
@@ -1924,7 +1924,7 @@ int mlxs_dequantize(mlxs_array* out, const mlxs_array* w_, const mlxs_array* sca
     const auto global_scale = shim::opt(global_scale_);
     const auto dtype = shim::opt_dtype(dtype_);
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::dequantize(w, scales, biases, group_size, bits, mode, global_scale, dtype, s));
+    store(out, shim::cpu::dequantize(w, scales, biases, group_size, bits, mode, global_scale, dtype, s));
   });
 }
 
@@ -1973,7 +1973,7 @@ int mlxs_gather_qmm(mlxs_array* out, const mlxs_array* x_, const mlxs_array* w_,
     const auto global_scale = shim::opt(global_scale_);
     const auto sorted_indices = sorted_indices_;
     [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::gather_qmm(x, w, scales, biases, lhs_indices, rhs_indices, transpose, group_size, bits, mode, global_scale, sorted_indices, s));
+    store(out, shim::cpu::gather_qmm(x, w, scales, biases, lhs_indices, rhs_indices, transpose, group_size, bits, mode, global_scale, sorted_indices, s));
   });
 }
 

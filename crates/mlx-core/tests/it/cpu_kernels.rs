@@ -3,7 +3,7 @@
 
 use mlx_core::ffi::blas;
 use mlx_core::ops::linalg_basic::addmm;
-use mlx_core::ops::quantized::{QuantizationLayout, quantize, quantized_matmul};
+use mlx_core::ops::quantized::{QuantizationLayout, dequantize, quantize, quantized_matmul};
 use mlx_core::{Array, Complex32, Dtype, Element};
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ fn noise(seed: u64) -> f32 {
     ((z >> 40) as f32 / (1u64 << 23) as f32) - 1.0
 }
 
-fn noises(seed: u64, len: usize) -> Vec<f32> {
+pub(crate) fn noises(seed: u64, len: usize) -> Vec<f32> {
     (0..len as u64)
         .map(|i| noise(seed.wrapping_mul(0x1000_0000).wrapping_add(i)))
         .collect()
@@ -235,33 +235,25 @@ fn a_big_product_on_all_threads_equals_rows_computed_alone() {
     }
 }
 
-/// MLX's own product: a packed matrix with a batch axis is left to it.
-fn stock_quantized(
+/// The product with the numbers that the packed ones stand for, in f32.
+fn unpacked_product(
     x: &Array,
     w: &Array,
     scales: &Array,
     biases: &Array,
     layout: QuantizationLayout,
 ) -> Array {
-    let batched = |a: &Array| a.expand_dims(&[0]).unwrap();
-    let x = x.reshape(&[1, -1, x.dim(-1).unwrap()]).unwrap();
-    quantized_matmul(
-        &x,
-        &batched(w),
-        &batched(scales),
-        Some(&batched(biases)),
-        true,
-        layout,
-    )
-    .unwrap()
+    let up = |a: &Array| a.astype(Dtype::Float32).unwrap();
+    let plain = dequantize(w, &up(scales), Some(&up(biases)), layout, None).unwrap();
+    up(x).matmul(&plain.transpose().unwrap()).unwrap()
 }
 
-fn f32s(a: &Array) -> Vec<f32> {
+pub(crate) fn f32s(a: &Array) -> Vec<f32> {
     a.astype(Dtype::Float32).unwrap().to_vec::<f32>().unwrap()
 }
 
 /// Compares with a tolerance that is relative to the largest value.
-fn assert_close(got: &Array, want: &Array, tolerance: f32, what: &str) {
+pub(crate) fn assert_close(got: &Array, want: &Array, tolerance: f32, what: &str) {
     let (got, want) = (f32s(got), f32s(want));
     assert_eq!(got.len(), want.len(), "{what}");
     let size = want.iter().fold(1e-3f32, |size, v| size.max(v.abs()));
@@ -274,7 +266,7 @@ fn assert_close(got: &Array, want: &Array, tolerance: f32, what: &str) {
     }
 }
 
-fn tolerance(dtype: Dtype) -> f32 {
+pub(crate) fn tolerance(dtype: Dtype) -> f32 {
     match dtype {
         Dtype::Float32 => 4e-5, // Vectors have 16 bits in integer products.
         Dtype::Float16 => 1e-3,
@@ -286,7 +278,7 @@ fn tolerance(dtype: Dtype) -> f32 {
 fn quantized_products_equal_mlx_for_every_layout_and_dtype() {
     let dtypes = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
     let mut seed = 0;
-    for bits in [2, 3, 4, 5, 6, 8] {
+    for bits in [1, 2, 3, 4, 5, 6, 8] {
         for group in [32, 64, 128] {
             // Rows for the vector kernels (1, 3, 8) and for the blocked one; inner sizes that end
             // inside a vector (384 = 3 groups of 128) and inside a block (640).
@@ -315,7 +307,7 @@ fn quantized_products_equal_mlx_for_every_layout_and_dtype() {
                     let ours = quantized_matmul(&x, &q.weight, &s, Some(&b), true, layout).unwrap();
                     // The reference is computed in f32, as MLX rounds every step in halves.
                     let up = |a: &Array| a.astype(Dtype::Float32).unwrap();
-                    let want = stock_quantized(&up(&x), &q.weight, &up(&s), &up(&b), layout);
+                    let want = unpacked_product(&up(&x), &q.weight, &up(&s), &up(&b), layout);
                     let result = if x_type == s_type {
                         x_type
                     } else {
@@ -360,7 +352,7 @@ fn quantized_products_take_strided_broadcast_and_batched_rows() {
         assert_eq!(ours.shape(), shape, "{what}");
         assert_close(
             &ours,
-            &stock_quantized(&x, &q.weight, &q.scales, &biases, layout),
+            &unpacked_product(&x, &q.weight, &q.scales, &biases, layout),
             4e-5,
             what,
         );
@@ -371,7 +363,7 @@ fn quantized_products_take_strided_broadcast_and_batched_rows() {
     let ours = quantized_matmul(&x, &w, &s, Some(&b), true, layout).unwrap();
     assert_close(
         &ours,
-        &stock_quantized(&x, &w, &s, &b, layout),
+        &unpacked_product(&x, &w, &s, &b, layout),
         4e-5,
         "rows of the matrix",
     );
@@ -472,6 +464,10 @@ fn every_set_of_kernels_passes_these_tests() {
         let report = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{kernels}: {report}");
         assert!(report.contains("quantized_products_equal_mlx"), "{report}");
+        assert!(
+            report.contains("packed_products_equal_unpacked"),
+            "{report}"
+        );
         assert!(report.contains("attention_follows_its_formula"), "{report}");
     }
 }

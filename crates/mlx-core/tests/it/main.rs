@@ -9,8 +9,10 @@
 mod calls;
 mod core_parity;
 mod cpu_elementwise;
+mod cpu_convolution;
 mod cpu_fused;
 mod cpu_kernels;
+mod cpu_packed;
 mod ergonomics;
 mod errors;
 #[cfg(unix)]

@@ -23,6 +23,28 @@ mx::array quantized_matmul(
     const std::optional<mx::array>& biases, bool transpose, std::optional<int> group_size,
     std::optional<int> bits, const std::string& mode, mx::Stream s);
 
+mx::array gather_qmm(
+    const mx::array& x, const mx::array& w, const mx::array& scales,
+    const std::optional<mx::array>& biases, const std::optional<mx::array>& lhs_indices,
+    const std::optional<mx::array>& rhs_indices, bool transpose, std::optional<int> group_size,
+    std::optional<int> bits, const std::string& mode,
+    const std::optional<mx::array>& global_scale, bool sorted_indices, mx::Stream s);
+
+mx::array gather_mm(
+    const mx::array& a, const mx::array& b, const std::optional<mx::array>& lhs_indices,
+    const std::optional<mx::array>& rhs_indices, bool sorted_indices, mx::Stream s);
+
+mx::array conv_general(
+    const mx::array& input, const mx::array& weight, const std::vector<int>& stride,
+    const std::vector<int>& padding_lo, const std::vector<int>& padding_hi,
+    const std::vector<int>& dilation, const std::vector<int>& input_dilation, int groups,
+    bool flip, mx::Stream s);
+
+mx::array dequantize(
+    const mx::array& w, const mx::array& scales, const std::optional<mx::array>& biases,
+    std::optional<int> group_size, std::optional<int> bits, const std::string& mode,
+    const std::optional<mx::array>& global_scale, std::optional<mx::Dtype> dtype, mx::Stream s);
+
 mx::array rms_norm(
     const mx::array& x, const std::optional<mx::array>& weight, float eps, mx::Stream s);
 

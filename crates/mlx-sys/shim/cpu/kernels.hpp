@@ -47,7 +47,7 @@ struct IntegerDot {
   std::size_t rows;
 };
 
-/// Products with quantised matrices of 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128.
+/// Products with quantised matrices of 1 to 6 or 8 bits in groups of 32, 64 or 128.
 struct IntegerKernels {
   /// Bytes of an arranged vector of `k` elements; a multiple of 64.
   std::size_t (*arranged_bytes)(std::size_t k, int bits);
@@ -80,6 +80,8 @@ struct Blocks {
   void (*enter)();
   void (*leave)();
 };
+
+struct PackedKernels; // kernels_packed.hpp
 
 struct Kernels {
   const char* name;
@@ -146,6 +148,8 @@ struct Kernels {
   /// one over their sum. Column i takes part in the first `seen + i` rows, and is zero after.
   void (*softmax_columns)(
       float* scores, std::size_t n, std::size_t seen, const float* sink, float* scales);
+
+  const PackedKernels* packed;
 };
 
 /// Floats that an arranged vector of `k` elements needs, for the widest vectors and any bits.

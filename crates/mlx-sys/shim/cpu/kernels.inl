@@ -13,6 +13,7 @@
 
 #include "elementwise.hpp"
 #include "kernels.hpp"
+#include "kernels_packed.hpp"
 
 namespace {
 
@@ -537,7 +538,7 @@ void unpack_as(float* out, const std::uint8_t* row, size_t from, size_t n) {
   const std::uint8_t* at = row + from / 8 * bits;
   for (size_t i = 0; i < n; i += 8, at += bits, out += 8) {
     std::uint64_t word = 0;
-    if (i + 24 <= n) {
+    if ((n - i) * bits >= 64) {
       // The bytes too many belong to the next elements.
       std::memcpy(&word, at, sizeof word);
     } else {
@@ -560,6 +561,8 @@ void unpack_as(float* out, const std::uint8_t* row, size_t from, size_t n) {
 void unpack(float* out, const std::uint32_t* words, int bits, size_t from, size_t n) {
   const auto* row = reinterpret_cast<const std::uint8_t*>(words);
   switch (bits) {
+    case 1:
+      return unpack_as<1>(out, row, from, n);
     case 2:
       return unpack_as<2>(out, row, from, n);
     case 3:
@@ -673,6 +676,7 @@ void dequantize(
 
 #include "kernels_rows.inl"
 #include "kernels_elementwise.inl"
+#include "kernels_packed.inl"
 
 constexpr Blocks blocks = {
     MR, NR, DEPTH, MR * DEPTH * sizeof(float), NR * DEPTH * sizeof(float), pack<MR>, pack<NR>,
@@ -683,7 +687,7 @@ constexpr Kernels table = {
     LEVEL,   blocks,  MR,       NR,       W,          to_f32,     from_f32,   round_to,
     block,   combine, dot,     arrange,  quantized_dot,        dequantize, multiply,
     rms_norm, layer_norm,       softmax,  swiglu,     sigmoid,    rotate,
-    scores,  weighted, softmax_columns,
+    scores,  weighted, softmax_columns,       &packed_table,
 };
 
 } // namespace

@@ -342,6 +342,8 @@ void dot_as(const IntegerDot& q) {
 
 void dot(const IntegerDot& q) {
   switch (q.bits) {
+    case 1:
+      return dot_as<1>(q);
     case 2:
       return dot_as<2>(q);
     case 3:

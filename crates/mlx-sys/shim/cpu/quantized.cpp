@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "packed_product.hpp"
 #include "product.hpp"
 
 namespace shim::cpu {
@@ -332,7 +333,7 @@ class QuantizedProduct : public mx::UnaryPrimitive {
 bool fits(
     const mx::array& x, const mx::array& w, const mx::array& scales, const mx::array& biases,
     Layout layout) {
-  const bool bits = (layout.bits >= 2 && layout.bits <= 6) || layout.bits == 8;
+  const bool bits = (layout.bits >= 1 && layout.bits <= 6) || layout.bits == 8;
   const bool group = layout.group == 32 || layout.group == 64 || layout.group == 128;
   if (!bits || !group || x.ndim() < 1 || w.ndim() != 2 || scales.ndim() != 2 || x.size() == 0 ||
       w.size() == 0 || w.dtype() != mx::uint32 || scales.dtype() != biases.dtype() ||
@@ -353,7 +354,7 @@ mx::array quantized_matmul(
   const Layout layout{group_size.value_or(64), bits.value_or(4)};
   if (kernels_for(s) == nullptr || mode != "affine" || !transpose || !biases ||
       !fits(x, w, scales, *biases, layout)) {
-    return mx::quantized_matmul(x, w, scales, biases, transpose, group_size, bits, mode, s);
+    return packed_matmul(x, w, scales, biases, transpose, group_size, bits, mode, s);
   }
   auto shape = x.shape();
   shape.back() = w.shape(0);

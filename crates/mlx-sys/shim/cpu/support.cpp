@@ -142,6 +142,9 @@ mx::array in_order(mx::cpu::CommandEncoder& encoder, const mx::array& a) {
                     size = a.size(),
                     item = a.itemsize()] {
     switch (item) {
+      case 1:
+        copy_in_order<std::uint8_t>(out, in, shape, strides, size);
+        break;
       case 2:
         copy_in_order<std::uint16_t>(out, in, shape, strides, size);
         break;
