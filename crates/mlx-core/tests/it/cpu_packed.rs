@@ -344,7 +344,7 @@ fn experts_are_multiplied_as_if_one_by_one() {
                 check("views", &column, only(&view), &items, 1, &[3, 2]);
                 // A prompt: many rows for one expert, few for others, none for the rest.
                 let chosen: Vec<u32> = (0..70)
-                    .map(|i| if i < 60 { 1 } else { i % 2 * 3 })
+                    .map(|i| if i < 66 { 1 } else { i % 2 * 3 })
                     .collect();
                 let x = rows(2, &[70, 1, inner], dtype);
                 let items: Vec<_> = (0..70).map(|i| (i, chosen[i] as usize)).collect();
