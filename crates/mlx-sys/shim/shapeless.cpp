@@ -195,7 +195,7 @@ bool fits(
         x.back() == then->inputs[0].back() &&
         (in.size() < 2 || count(in[1]) == 1 || x[0] == then->inputs[0][0]);
   }
-  if (name == "QuantizedMatmul") {
+  if (name == "QuantizedMatmul" || name == "QuantizedMatmulCpu") {
     return in[0].back() == then->inputs[0].back() && in[1].size() == 2 &&
         rest_unchanged(in, then->inputs, 1) && same_before(in[0], out, in[0].size() - 1);
   }
