@@ -13,7 +13,6 @@ use crate::cpu_kernels::{assert_close, f32s, noises, tolerance};
 
 /// A stack of packed matrices and the numbers it stands for.
 struct Packed {
-    layout: QuantizationLayout,
     weight: Array,
     scales: Array,
     biases: Option<Array>,
@@ -134,7 +133,6 @@ impl Packed {
             .collect();
         let weight = Array::from_slice(&packed, &[int(count), int(rows), int(words)]).unwrap();
         Packed {
-            layout,
             weight,
             scales,
             biases,
