@@ -1,4 +1,5 @@
 #include <array>
+#include <cstring>
 
 #include "fused.hpp"
 #include "kernels_packed.hpp"
@@ -125,15 +126,14 @@ struct Task {
   }
 
   void pack_weights(std::size_t group, std::size_t panel) const {
-    float line[inner_block];
     const std::size_t width = k->nr, size = float_size(type);
     const std::size_t first = group * group_outputs() + panel * width;
     const std::size_t count = std::min(width, group_outputs() - panel * width);
     for (std::size_t from = 0; from < inner(); from += inner_block) {
       const std::size_t depth = std::min(inner_block, inner() - from);
-      pack(
-          k, weights_of(group, panel, from, depth), w + (first * inner() + from) * size, type, 1,
-          static_cast<std::int64_t>(inner()), depth, count, width, line);
+      k->blocks.pack_b(
+          weights_of(group, panel, from, depth), w + (first * inner() + from) * size, type, 1,
+          static_cast<std::int64_t>(inner()), depth, count);
     }
   }
 

@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "fused.hpp"
 #include "kernels_packed.hpp"
 #include "packed_product.hpp"
@@ -58,10 +60,15 @@ class DenseStack : public Stack {
   }
 
   void pack(
-      std::size_t matrix, float* to, std::size_t column, std::size_t columns, std::size_t from,
-      std::size_t depth, float* scratch) const override {
-    shim::cpu::pack(
-        k_, to, at(matrix, from, column), type_, row_, col_, depth, columns, k_->nr, scratch);
+      const Blocks& how, std::size_t matrix, void* to, std::size_t column, std::size_t columns,
+      std::size_t from, std::size_t steps, float*) const override {
+    how.pack_b(to, at(matrix, from, column), type_, row_, col_, steps, columns);
+  }
+
+  /// Tiles hold bf16 as it is.
+  const Blocks& blocks(Float x_type) const override {
+    const auto* tiles = type_ == Float::bf16 && x_type == Float::bf16 ? tile_kernels() : nullptr;
+    return tiles != nullptr ? tiles->whole : k_->blocks;
   }
 
  private:

@@ -145,7 +145,8 @@ struct Gemm {
     }
     product.run(
         space, parallel(), {c, static_cast<std::size_t>(c_row), beta != 0.0f},
-        [&](void* to, std::size_t row, std::size_t count, std::size_t from, std::size_t steps) {
+        [&](void* to, std::size_t row, std::size_t count, std::size_t from, std::size_t steps,
+            std::size_t) {
           k->blocks.pack_a(to, a.at(row, from), Float::f32, a.col, a.row, steps, count);
           if (alpha != 1.0f) {
             auto* values = static_cast<float*>(to);

@@ -57,6 +57,10 @@ struct IntegerKernels {
   void (*dot)(const IntegerDot&);
 };
 
+/// Steps along the inner dimension that a panel of f32 holds: one of the right operand fills most
+/// of the first-level cache. A multiple of every group.
+constexpr std::size_t inner_block = 256;
+
 /// One way to multiply matrices block by block: how panels of both are packed, and the inner loop.
 struct Blocks {
   /// Rows and columns of the block that `multiply` computes.

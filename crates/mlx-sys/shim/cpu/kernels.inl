@@ -30,8 +30,7 @@ typedef std::int32_t Ints __attribute__((vector_size(W * 4)));
 
 constexpr size_t MR = BLOCK_ROWS;
 constexpr size_t NR = 2 * W;
-/// Steps of a packed panel: one of `b` fills most of the first-level cache.
-constexpr size_t DEPTH = 256;
+constexpr size_t DEPTH = shim::cpu::inner_block;
 
 template <size_t N>
 struct Count {

@@ -160,7 +160,8 @@ struct Task {
     const Blocks& blocks = how();
     product().run(
         space, parallel, {},
-        [&](void* to, std::size_t row, std::size_t count, std::size_t from, std::size_t steps) {
+        [&](void* to, std::size_t row, std::size_t count, std::size_t from, std::size_t steps,
+            std::size_t) {
           blocks.pack_a(to, a.at(item, row, from), a.type, a.col, a.row, steps, count);
         },
         [&](void* to, std::size_t column, std::size_t count, std::size_t from, std::size_t steps,

@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "packed.hpp"
 
 namespace shim::cpu {
@@ -234,30 +236,37 @@ void PackedStack::unpack(
   packed->scale_groups(to, scratch, biases, group, within, count, rounded);
 }
 
-std::size_t PackedStack::pack_scratch() const {
-  return inner_block + 2 * (inner_block / 16 + 1);
+/// Tiles hold numbers times scales in two parts, and rows in as many as they need.
+const Blocks& PackedStack::blocks(Float x_type) const {
+  const auto* tiles = tile_kernels();
+  return tiles == nullptr         ? k_->blocks
+      : x_type == Float::bf16 ? tiles->half
+                              : tiles->parts;
+}
+
+std::size_t PackedStack::pack_scratch(const Blocks& how) const {
+  return how.columns * how.depth + 2 * (how.depth / 16 + 1);
 }
 
 void PackedStack::pack(
-    std::size_t matrix, float* to, std::size_t column, std::size_t columns, std::size_t from,
-    std::size_t depth, float* scratch) const {
-  const std::size_t width = k_->nr;
-  if (columns < width) {
-    std::memset(to, 0, depth * width * sizeof(float));
-  }
-  if (!transpose_) {
-    for (std::size_t p = 0; p < depth; ++p) {
-      unpack(to + p * width, matrix * rows_ + from + p, column, columns, Float::f32, scratch);
+    const Blocks& how, std::size_t matrix, void* to, std::size_t column, std::size_t columns,
+    std::size_t from, std::size_t steps, float* scratch) const {
+  float* groups = scratch + how.columns * how.depth;
+  if (transpose_) {
+    for (std::size_t j = 0; j < columns; ++j) {
+      const std::size_t row = matrix * rows_ + column + j;
+      unpack(scratch + j * how.depth, row, from, steps, Float::f32, groups);
     }
+    const auto next = static_cast<std::int64_t>(how.depth);
+    how.pack_b(to, scratch, Float::f32, 1, next, steps, columns);
     return;
   }
-  float* line = scratch;
-  for (std::size_t j = 0; j < columns; ++j) {
-    unpack(line, matrix * rows_ + column + j, from, depth, Float::f32, line + inner_block);
-    for (std::size_t p = 0; p < depth; ++p) {
-      to[p * width + j] = line[p];
-    }
+  for (std::size_t p = 0; p < steps; ++p) {
+    const std::size_t row = matrix * rows_ + from + p;
+    unpack(scratch + p * how.columns, row, column, columns, Float::f32, groups);
   }
+  const auto step = static_cast<std::int64_t>(how.columns);
+  how.pack_b(to, scratch, Float::f32, step, 1, steps, columns);
 }
 
 } // namespace shim::cpu

@@ -41,10 +41,11 @@ class PackedStack : public Stack {
   std::size_t few_scratch() const override;
   void arrange(char* to, float* sums, const float* row) const override;
   void few(const FewRows& rows) const override;
-  std::size_t pack_scratch() const override;
+  const Blocks& blocks(Float x_type) const override;
+  std::size_t pack_scratch(const Blocks& how) const override;
   void pack(
-      std::size_t matrix, float* to, std::size_t column, std::size_t columns, std::size_t from,
-      std::size_t depth, float* scratch) const override;
+      const Blocks& how, std::size_t matrix, void* to, std::size_t column, std::size_t columns,
+      std::size_t from, std::size_t steps, float* scratch) const override;
 
   /// Writes numbers `from..from + count` of a stored row; both are multiples of 8, and `from` is
   /// one of the group or `count` does not cross a group. `scratch` holds two floats a group.

@@ -42,8 +42,8 @@ class Product {
     return packed_a() + packed_b() + (direct_ ? 0 : row_panels_ * how_->rows * ld());
   }
 
-  /// `pack_a(to, row, count, from, steps)` and `pack_b(to, column, count, from, steps, thread)`
-  /// pack panels; `finish(row, column, count, values)` takes results that are not written to
+  /// `pack_a(to, row, count, from, steps, thread)` and `pack_b(to, column, count, from, steps,
+  /// thread)` pack panels; `finish(row, column, count, values)` takes results that are not written to
   /// `target`, and may change them.
   template <typename PackA, typename PackB, typename Finish>
   void run(
@@ -52,15 +52,15 @@ class Product {
     auto* a = reinterpret_cast<char*>(memory);
     char* b = a + packed_a() * sizeof(float);
     auto* buffer = reinterpret_cast<float*>(b + packed_b() * sizeof(float));
-    const auto row_panel = [&](std::size_t round, std::size_t i) {
+    const auto row_panel = [&](std::size_t round, std::size_t i, std::size_t thread) {
       const std::size_t row = i * how_->rows;
       pack_a(
           a + ((whole_ ? round * row_panels_ : 0) + i) * how_->a_bytes, row,
-          std::min(how_->rows, m_ - row), round * how_->depth, steps(round));
+          std::min(how_->rows, m_ - row), round * how_->depth, steps(round), thread);
     };
     if (whole_) {
-      for_each(rounds_ * row_panels_, parallel, [&](std::size_t task, std::size_t) {
-        row_panel(task / row_panels_, task % row_panels_);
+      for_each(rounds_ * row_panels_, parallel, [&](std::size_t task, std::size_t thread) {
+        row_panel(task / row_panels_, task % row_panels_, thread);
       });
     }
     const std::size_t all = (n_ + how_->columns - 1) / how_->columns;
@@ -70,7 +70,7 @@ class Product {
         const std::size_t rows = whole_ ? 0 : row_panels_;
         for_each(panels + rows, parallel, [&](std::size_t task, std::size_t thread) {
           if (task >= panels) {
-            row_panel(round, task - panels);
+            row_panel(round, task - panels, thread);
             return;
           }
           const std::size_t column = (first + task) * how_->columns;

@@ -176,7 +176,8 @@ struct Task {
     const std::size_t scale_size = float_size(scale_type);
     product().run(
         memory + threads() * thread_floats(), m * n * inner >= parallel_from, {},
-        [&](void* to, std::size_t row, std::size_t count, std::size_t from, std::size_t steps) {
+        [&](void* to, std::size_t row, std::size_t count, std::size_t from, std::size_t steps,
+            std::size_t) {
           const char* block = static_cast<const char*>(x) + (row * inner + from) * float_size(x_type);
           blocks.pack_a(to, block, x_type, 1, static_cast<std::int64_t>(inner), steps, count);
         },

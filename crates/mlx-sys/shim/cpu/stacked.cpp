@@ -6,15 +6,17 @@ namespace {
 /// Memory of a running kernel: how much it needs depends on the indices.
 class Memory {
  public:
-  explicit Memory(std::size_t bytes) : buffer_(mx::allocator::allocator().malloc(bytes + 64)) {}
+  explicit Memory(std::size_t bytes) : buffer_(mx::allocator::allocator().malloc(bytes + 128)) {}
   ~Memory() {
     mx::allocator::allocator().free(buffer_);
   }
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
+  /// From a line of the cache on.
   char* data() {
-    return static_cast<char*>(buffer_.raw_ptr());
+    const auto start = reinterpret_cast<std::uintptr_t>(buffer_.raw_ptr());
+    return static_cast<char*>(buffer_.raw_ptr()) + (64 - start % 64) % 64;
   }
 
  private:
@@ -106,51 +108,34 @@ struct Run {
     });
   }
 
-  /// Packs block `i` of `mr` rows, which lie anywhere in x.
-  void pack_lines(const ProductPlan& plan, float* out, const Share& share, std::size_t i) const {
-    const std::size_t mr = plan.k->mr;
-    const std::size_t count = std::min(mr, plan.m - i * mr);
-    const std::size_t size = float_size(items.x_type);
-    float line[inner_block];
-    for (std::size_t from = 0; from < plan.inner; from += inner_block) {
-      const std::size_t depth = std::min(inner_block, plan.inner - from);
-      float* to = out + from * plan.row_blocks * mr + i * mr * depth;
-      if (count < mr) {
-        std::memset(to, 0, depth * mr * sizeof(float));
-      }
-      for (std::size_t j = 0; j < count; ++j) {
-        k->to_f32(line, row(lines[share.first + i * mr + j]) + from * size, items.x_type, depth);
-        for (std::size_t p = 0; p < depth; ++p) {
-          to[p * mr + j] = line[p];
-        }
-      }
-    }
-  }
-
   void many(const Share& share) const {
-    const ProductPlan plan(k, share.count, stack.n, stack.inner);
-    const std::size_t mine = plan.per_thread + stack.pack_scratch();
-    Memory memory((plan.packed_a + threads() * mine) * sizeof(float));
-    auto* packed = reinterpret_cast<float*>(memory.data());
-    float* rest = packed + plan.packed_a;
-    for_each(
-        plan.row_blocks, plan.m * plan.inner >= parallel_elements,
-        [&](std::size_t i, std::size_t) { pack_lines(plan, packed, share, i); });
-    for_each(plan.column_tasks, parallel(plan.m), [&](std::size_t task, std::size_t thread) {
-      const std::size_t first = task * plan.columns;
-      float* memory_of_product = rest + thread * mine;
-      float* scratch_of_pack = memory_of_product + plan.per_thread;
-      const float* c = product_columns(
-          plan, packed, first, memory_of_product,
-          [&](float* to, std::size_t column, std::size_t count, std::size_t from,
-              std::size_t depth, float*) {
-            stack.pack(share.matrix, to, column, count, from, depth, scratch_of_pack);
-          });
-      const std::size_t count = std::min(plan.columns, stack.n - first);
-      for (std::size_t i = 0; i < plan.m; ++i) {
-        write(lines[share.first + i], first, c + i * plan.columns, count);
-      }
-    });
+    const Blocks& how = stack.blocks(items.x_type);
+    const Product product(how, share.count, stack.n, stack.inner, false);
+    const std::size_t scratch = std::max(stack.pack_scratch(how), how.rows * how.depth);
+    const std::size_t mine = (scratch + 15) / 16 * 16;
+    Memory memory((threads() * mine + product.floats()) * sizeof(float));
+    auto* rest = reinterpret_cast<float*>(memory.data());
+    product.run(
+        rest + threads() * mine, parallel(share.count), {},
+        [&](void* to, std::size_t first, std::size_t count, std::size_t from, std::size_t steps,
+            std::size_t thread) {
+          // The rows lie anywhere in x.
+          float* copies = rest + thread * mine;
+          for (std::size_t j = 0; j < count; ++j) {
+            const char* line = row(lines[share.first + first + j]);
+            const char* start = line + from * float_size(items.x_type);
+            k->to_f32(copies + j * how.depth, start, items.x_type, steps);
+          }
+          const auto next = static_cast<std::int64_t>(how.depth);
+          how.pack_a(to, copies, Float::f32, 1, next, steps, count);
+        },
+        [&](void* to, std::size_t column, std::size_t count, std::size_t from, std::size_t steps,
+            std::size_t thread) {
+          stack.pack(how, share.matrix, to, column, count, from, steps, rest + thread * mine);
+        },
+        [&](std::size_t i, std::size_t first, std::size_t count, const float* values) {
+          write(lines[share.first + i], first, values, count);
+        });
   }
 };
 

@@ -42,14 +42,16 @@ class Stack {
   virtual void arrange(char* to, float* sums, const float* row) const = 0;
   virtual void few(const FewRows& rows) const = 0;
 
+  /// How many rows of this type are multiplied.
+  virtual const Blocks& blocks(Float x_type) const = 0;
   /// Floats of scratch that `pack` takes.
-  virtual std::size_t pack_scratch() const {
-    return inner_block;
+  virtual std::size_t pack_scratch(const Blocks&) const {
+    return 0;
   }
-  /// Packs a block for `product_columns`.
+  /// Packs a panel of columns for `Product`.
   virtual void pack(
-      std::size_t matrix, float* to, std::size_t column, std::size_t columns, std::size_t from,
-      std::size_t depth, float* scratch) const = 0;
+      const Blocks& how, std::size_t matrix, void* to, std::size_t column, std::size_t columns,
+      std::size_t from, std::size_t steps, float* scratch) const = 0;
 };
 
 /// Which of `limit` operands each item takes. Positions outside give the last one.
