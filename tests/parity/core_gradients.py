@@ -18,6 +18,7 @@ ENDS_PYTHON = {"shape::pad": "value"}
 # Ops that Python's MLX does not have, or not on the CPU.
 OURS = {
     "fast::scaled_dot_product_attention_fused": [{"queries": "@f32:1x4x2x4:small:1", "keys": "@f32:1x2x3x4:small:2", "values": "@f32:1x2x3x4:small:3", "scale": 0.25, **m} for m in ({}, {"mask_mode": "causal"})],
+    **{f"fast::{name}": [{"x": "@f32:2x5:small:1"}] for name in ("gelu", "gelu_approx", "gelu_fast_approx", "silu")},
     "fast::swiglu": [{"gate": "@f32:2x5:small:1", "x": "@f32:2x5:small:2:T"}, {"gate": "@f32:1x5:small:3", "x": "@f32:3x5:small:4"}],
 }
 
