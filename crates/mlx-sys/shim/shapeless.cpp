@@ -26,10 +26,12 @@ constexpr std::string_view elementwise[] = {
     "Abs", "Add", "ArcCos", "ArcCosh", "ArcSin", "ArcSinh", "ArcTan", "ArcTan2", "ArcTanh",
     "AsType", "BitwiseAnd", "BitwiseInvert", "BitwiseOr", "BitwiseXor", "Ceil", "Conjugate",
     "Contiguous", "Copy", "Cos", "Cosh", "Divide", "Equal", "Erf", "ErfInv", "Exp", "Expm1",
-    "Floor", "FloorDivide", "Full", "GeluCpu", "GeluSigmoidCpu", "GeluTanhCpu", "Greater", "GreaterEqual", "Imag", "LeftShift", "Less",
+    "Floor", "FloorDivide", "Full", "GeluCpu", "GeluSigmoidCpu",
+    "GeluTanhCpu", "Greater", "GreaterEqual", "Imag", "LeftShift", "Less",
     "LessEqual", "Log", "Log10", "Log1p", "Log2", "LogAddExp", "LogicalAnd", "LogicalNot",
     "LogicalOr", "Maximum", "Minimum", "Multiply", "NaNEqual", "Negative", "NotEqual", "Power",
-    "Real", "Remainder", "RightShift", "Round", "Rsqrt", "Select", "Sigmoid", "Sign", "SiluCpu", "Sin",
+    "Real", "Remainder", "RightShift", "Round", "Rsqrt", "Select", "Sigmoid", "Sign", "SiluCpu",
+    "Sin",
     "Sinh", "Sqrt", "Square", "StopGradient", "Subtract", "SwigluCpu", "Tan", "Tanh",
 };
 /// The same, but an input may repeat along the result.

@@ -339,8 +339,9 @@ mx::array addmm(
       c.ndim() > std::max(a.ndim(), b.ndim()) || c.size() == 0) {
     // MLX first repeats a vector `c` for all rows, on one thread.
     if (kernels_for(s) != nullptr && alpha == 1.0f && beta == 1.0f && c.ndim() == 1 &&
-        a.ndim() > 1 && b.ndim() == 2 && c.shape(0) == b.shape(1) && a.dtype() == mx::float32 &&
-        b.dtype() == mx::float32 && c.dtype() == mx::float32) {
+        a.ndim() > 1 && b.ndim() == 2 && c.shape(0) == b.shape(1) &&
+        a.shape(-1) == b.shape(0) && a.dtype() == mx::float32 && b.dtype() == mx::float32 &&
+        c.dtype() == mx::float32) {
       return add(mx::matmul(a, b, s), c, s);
     }
     return mx::addmm(c, a, b, alpha, beta, s);
