@@ -272,7 +272,7 @@ fn prompts_that_fit_a_chunk_are_processed_in_one_pass() -> Outcome {
                     }
                 }
             }
-            assert_eq!(first[0], 4 - processed, "chunks of {chunk}");
+            assert_eq!(first[0], 4 - decoding, "chunks of {chunk}");
             for (id, expected) in ids.iter().zip(&expected) {
                 assert_eq!(
                     &answers[id], expected,
