@@ -8,8 +8,13 @@
 //! A point is left out where the value is not finite beside it, or where it has a kink there: the
 //! two one-sided differences then differ. Ops with kinks are listed with their reason.
 
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "descriptions hold small numbers"
+)]
 #[path = "../../crates/mlx-core/tests/it/core_parity/recorded.rs"]
 mod recorded;
+#[allow(clippy::cast_possible_truncation, reason = "as above")]
 #[path = "../../crates/mlx-core/tests/it/core_parity/spec.rs"]
 mod spec;
 #[path = "gradients/tables.rs"]
@@ -182,7 +187,6 @@ impl Report {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "figures of the run")]
 fn every_gradient_is_pythons_and_the_derivative() {
     let mut report = Report::default();
     let mut points = Points::default();
@@ -479,7 +483,6 @@ fn every_array(case: &Case) -> Vec<String> {
 
 /// MLX has transforms that index past what they have. Errors are fine; the process must live.
 #[test]
-#[expect(clippy::print_stdout, reason = "figures of the run")]
 fn transforms_of_every_op_and_argument_never_crash() {
     let mut counts: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
     for mut case in cases() {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::slice::from_ref;
 
 use mlx_core::ops::indexing::{put_along_axis, take, take_along_axis};
+use mlx_core::ops::reduction::{ScanOptions, cummax, cummin};
 use mlx_core::{Array, Error};
 use mlx_transforms::{async_eval, compile, grad, vjp, vmap};
 
@@ -38,6 +39,34 @@ fn gradients_of_limited_indices_stay_inside() {
     let slopes = slope(&[floats(&[1.0, 2.0, 3.0]), floats(&[5.0])]).unwrap();
     assert_eq!(slopes[0].to_vec::<f32>().unwrap(), [1.0, 1.0, 2.0]);
     assert_eq!(slopes[1].to_vec::<f32>().unwrap(), [1.0]);
+}
+
+/// MLX looks for the element that equals the extreme, which no NaN does.
+#[test]
+fn gradients_of_running_extremes_stay_inside() {
+    let values = floats(&[f32::NAN, 2.0, 1.0, f32::NAN, 3.0]);
+    for inclusive in [true, false] {
+        let options = ScanOptions::default().inclusive(inclusive);
+        let slope = grad(
+            move |xs: &[Array]| {
+                let both = (cummax(&xs[0], 0, options)? + cummin(&xs[0], 0, options)?)?;
+                Ok(vec![
+                    both.nan_to_num(0.0, Some(0.0), Some(0.0))?.sum(false)?,
+                ])
+            },
+            &[0],
+        )
+        .unwrap();
+        let slopes = slope(from_ref(&values)).unwrap()[0].to_vec::<f32>();
+        assert!(slopes.unwrap().iter().all(|slope| slope.abs() < 10.0));
+        let sound = slope(&[floats(&[1.0, 3.0, 2.0])]).unwrap();
+        let wanted = if inclusive {
+            [4.0, 2.0, 0.0]
+        } else {
+            [3.0, 1.0, 0.0]
+        };
+        assert_eq!(sound[0].to_vec::<f32>().unwrap(), wanted);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::ffi::ops as ffi;
 use crate::shape::{checked_size, normalize_axis};
-use crate::{Array, Dtype, Error, IntoShape, Result};
+use crate::{Array, Dtype, DtypeCategory, Error, IntoShape, Result};
 
 /// The values as another dtype. Floats become integers by cutting off; numbers become bool by
 /// being non-zero.
@@ -214,7 +214,7 @@ pub fn ones_like(a: &Array) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`] if `value` does not broadcast to the shape.
 pub fn full_like(a: &Array, value: &Array) -> Result<Array> {
-    if !value.is_available() {
+    if value.dtype().is_subtype(DtypeCategory::Inexact) {
         // The gradient of MLX's own operation is wrong by a factor of the value.
         return ffi::broadcast_to(value, a.shape());
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::ffi::ops as ffi;
 use crate::shape::every_axis;
-use crate::{Array, Dtype, Result};
+use crate::{Array, Dtype, DtypeCategory, Result};
 
 /// An empty array that is laid out densely. MLX's CPU reductions plan by strides, and for an empty
 /// axis of a transposed array they read strides that do not exist.
@@ -397,7 +397,8 @@ pub fn cumprod(a: &Array, axis: i32, options: ScanOptions) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the axis is out of range.
 pub fn cummax(a: &Array, axis: i32, options: ScanOptions) -> Result<Array> {
-    ffi::cummax(a, axis, options.reverse, options.inclusive)
+    let scan = |a: &Array| ffi::cummax(a, axis, options.reverse, options.inclusive);
+    running(a, f64::NEG_INFINITY, options, scan)
 }
 
 /// Running minima along `axis`.
@@ -407,7 +408,32 @@ pub fn cummax(a: &Array, axis: i32, options: ScanOptions) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the axis is out of range.
 pub fn cummin(a: &Array, axis: i32, options: ScanOptions) -> Result<Array> {
-    ffi::cummin(a, axis, options.reverse, options.inclusive)
+    let scan = |a: &Array| ffi::cummin(a, axis, options.reverse, options.inclusive);
+    running(a, f64::INFINITY, options, scan)
+}
+
+/// A running extreme whose gradient stays inside the array.
+///
+/// MLX's gradient looks for the element that equals the extreme, and writes far outside where none
+/// does: at a NaN, and in exclusive scans of complex numbers. Here the gradient goes through a scan
+/// that knows no NaN (`neutral` in its place), and NaN gets none.
+fn running(
+    a: &Array,
+    neutral: f64,
+    options: ScanOptions,
+    scan: impl Fn(&Array) -> Result<Array>,
+) -> Result<Array> {
+    let extremes = scan(a)?;
+    if !a.dtype().is_subtype(DtypeCategory::Inexact) {
+        return Ok(extremes);
+    }
+    let constant = ffi::stop_gradient(&extremes)?;
+    if a.dtype() == Dtype::Complex64 && !options.inclusive {
+        return Ok(constant);
+    }
+    let neutral = Array::scalar_dtype(neutral, a.dtype())?;
+    let ordered = scan(&ffi::r#where(&ffi::isnan(a)?, &neutral, a)?)?;
+    ffi::r#where(&ffi::equal(&constant, &ordered)?, &ordered, &constant)
 }
 
 /// Running `ln(sum(exp(…)))` along `axis`.

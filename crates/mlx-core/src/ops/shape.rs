@@ -443,10 +443,12 @@ pub fn pad(a: &Array, widths: &[(i32, i32)], value: &Array, mode: PadMode) -> Re
     if mode == PadMode::Edge {
         return ffi::pad(a, &axes, &low, &high, value, "edge");
     }
-    if value.is_available() {
-        return ffi::pad(a, &axes, &low, &high, value, "constant");
-    }
     // MLX has neither a gradient nor a batched form for the value, and crashes when asked for one.
+    if value.is_available() {
+        // Perhaps computed within a function that is differentiated: then a constant.
+        let value = ffi::stop_gradient(value)?;
+        return ffi::pad(a, &axes, &low, &high, &value, "constant");
+    }
     let zero = Array::scalar_dtype(0.0, a.dtype())?;
     let padded = ffi::pad(a, &axes, &low, &high, &zero, "constant")?;
     let ones = Array::scalar(true)?.broadcast_to(a.shape())?;
