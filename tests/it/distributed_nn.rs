@@ -75,7 +75,7 @@ fn derive<M: Module + Clone + 'static>(
         &[0],
     )
     .unwrap();
-    let dx = of_input(&[x.clone()]).unwrap().1.swap_remove(0);
+    let dx = of_input(std::slice::from_ref(x)).unwrap().1.swap_remove(0);
     let mut gradients = Gradients::new();
     if !mlx_nn::trainable_parameters(module).is_empty() {
         let mut module = module.clone();

@@ -8,8 +8,8 @@
 
 mod calls;
 mod core_parity;
-mod cpu_elementwise;
 mod cpu_convolution;
+mod cpu_elementwise;
 mod cpu_fused;
 mod cpu_kernels;
 mod cpu_packed;
