@@ -94,7 +94,6 @@ cases! {
     phi3_converted_by_mlx_lm: "phi3/q4-mlx",
     qwen2_moe_converted_by_mlx_lm: "qwen2_moe/q4-mlx",
     qwen3_moe_converted_by_mlx_lm: "qwen3_moe/q4-mlx",
-    qwen3_5_converted_by_mlx_lm: "qwen3_5_text/q4-mlx",
     qwen3_next_converted_by_mlx_lm: "qwen3_next/q4-mlx",
     qwen3_next_f32: "qwen3_next/f32",
     qwen3_5_f32: "qwen3_5_text/f32",

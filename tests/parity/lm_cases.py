@@ -528,13 +528,6 @@ CASES += [
     ]
 ]
 
-CASES.append(
-    Case(
-        "qwen3_5_text", "q4-mlx", converted="f32", wrap="model.language_model.", maker="mlx-lm",
-        config={"full_attention_interval": 3},
-    )
-)
-
 # What stands inside a multimodal configuration, and its class in transformers.
 INNER = {"gemma3": "gemma3_text", "mistral3": "ministral3", "gemma4": "gemma4_text"}
 

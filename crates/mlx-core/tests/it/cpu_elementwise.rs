@@ -68,6 +68,8 @@ const CASES: [Case; 8] = [
     }),
 ];
 
+type Function = fn(&Array) -> Result<Array>;
+
 #[test]
 fn functions_follow_their_formulas() {
     for (name, function, formula) in CASES {
@@ -110,7 +112,7 @@ fn functions_keep_their_limits() {
         f32::NAN,
     ];
     let x = Array::from_slice(&x, &[7]).unwrap();
-    let limits: [(&str, fn(&Array) -> Result<Array>, [f32; 6]); 4] = [
+    let limits: [(&str, Function, [f32; 6]); 4] = [
         (
             "exp",
             |x| x.exp(),

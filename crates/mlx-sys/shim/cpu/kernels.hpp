@@ -166,11 +166,12 @@ inline std::size_t scratch_floats(std::size_t groups) {
   return 2 * (groups + 32);
 }
 
-/// Products in tiles of bf16 that are summed in f32. A float has two parts there: what bf16 holds of
-/// it, and what bf16 holds of the rest; together 16 bits.
+/// Products in tiles of bf16 that are summed in f32. An f32 operand has two parts there: what bf16
+/// holds of it, and what bf16 holds of the rest. Together they are 16 bits, which is plenty beside
+/// an operand in bf16 and too little beside one in f32.
 struct TileKernels {
-  /// Of bf16 and bf16, of bf16 and parts, and of parts and parts, whose small × small is left out.
-  Blocks whole, half, parts;
+  /// Of bf16 and bf16, and of bf16 and parts.
+  Blocks whole, half;
 };
 
 // Null where the compiler was not asked for that level.

@@ -1,7 +1,7 @@
 // Products in tiles of bf16: AMX. CMakeLists.txt asks the compiler for the level.
 //
-// A block is 32 × 32 results in four tiles. Panels hold, for each 32 steps, two tiles of each part:
-// of `a` 16 rows of 32 steps, of `b` 16 pairs of steps of 16 columns.
+// A block is 32 × 32 results in four tiles. Panels hold, for each 32 steps, two tiles of `a`, 16 rows
+// of 32 steps, and two of each part of `b`, 16 pairs of steps of 16 columns.
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__)
 #include <immintrin.h>
 
@@ -132,26 +132,18 @@ inline void transpose(__m512i (&v)[16]) {
   }
 }
 
-template <int PARTS>
 void pack_a(
     void* out, const void* in, Float type, std::int64_t step, std::int64_t next, size_t steps,
     size_t count) {
   auto* to = static_cast<char*>(out);
-  for (size_t p = 0; p < steps; p += K) {
+  for (size_t p = 0; p < steps; p += K, to += 2 * TILE) {
     const size_t n = steps - p < K ? steps - p : K;
     for (size_t j = 0; j < 32; ++j) {
-      Line line{_mm512_setzero_si512(), _mm512_setzero_si512()};
-      if (j < count) {
-        const std::int64_t at = std::int64_t(p) * step + std::int64_t(j) * next;
-        line = read<PARTS>(in, type, at, step, n);
-      }
-      char* row = to + j / 16 * TILE + j % 16 * 64;
-      _mm512_store_si512(row, line.large);
-      if constexpr (PARTS == 2) {
-        _mm512_store_si512(row + 2 * TILE, line.small);
-      }
+      const std::int64_t at = std::int64_t(p) * step + std::int64_t(j) * next;
+      const __m512i line =
+          j < count ? read<1>(in, type, at, step, n).large : _mm512_setzero_si512();
+      _mm512_store_si512(to + j / 16 * TILE + j % 16 * 64, line);
     }
-    to += 2 * TILE * PARTS;
   }
 }
 
@@ -205,7 +197,7 @@ void pack_b(
   }
 }
 
-template <int A, int B>
+template <int B>
 void multiply(
     const void* a, const void* b, float* c, size_t ldc, size_t steps, bool accumulate) {
   const size_t stride = ldc * sizeof(float);
@@ -241,15 +233,7 @@ void multiply(
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
-    if constexpr (A == 2) {
-      _tile_loadd(4, from_a + 2 * TILE, 64);
-      _tile_loadd(5, from_a + 3 * TILE, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-    }
-    from_a += 2 * TILE * A;
+    from_a += 2 * TILE;
     from_b += 2 * TILE * B;
   }
   _tile_stored(0, c, stride);
@@ -259,13 +243,12 @@ void multiply(
   asm volatile("" ::: "memory");
 }
 
-template <int A, int B>
+template <int B>
 constexpr Blocks blocks = {
-    32, 32, DEPTH, A * 32 * DEPTH * 2, B * 32 * DEPTH * 2, pack_a<A>, pack_b<B>, multiply<A, B>,
-    enter, leave,
+    32, 32, DEPTH, 32 * DEPTH * 2, B * 32 * DEPTH * 2, pack_a, pack_b<B>, multiply<B>, enter, leave,
 };
 
-constexpr TileKernels table = {blocks<1, 1>, blocks<1, 2>, blocks<2, 2>};
+constexpr TileKernels table = {blocks<1>, blocks<2>};
 
 } // namespace
 

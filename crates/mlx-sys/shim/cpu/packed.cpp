@@ -236,12 +236,10 @@ void PackedStack::unpack(
   packed->scale_groups(to, scratch, biases, group, within, count, rounded);
 }
 
-/// Tiles hold numbers times scales in two parts, and rows in as many as they need.
+/// Tiles hold bf16 as it is, and numbers times scales in two parts.
 const Blocks& PackedStack::blocks(Float x_type) const {
-  const auto* tiles = tile_kernels();
-  return tiles == nullptr         ? k_->blocks
-      : x_type == Float::bf16 ? tiles->half
-                              : tiles->parts;
+  const auto* tiles = x_type == Float::bf16 ? tile_kernels() : nullptr;
+  return tiles != nullptr ? tiles->half : k_->blocks;
 }
 
 std::size_t PackedStack::pack_scratch(const Blocks& how) const {

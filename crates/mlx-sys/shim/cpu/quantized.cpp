@@ -150,12 +150,10 @@ struct Task {
     });
   }
 
-  /// Tiles hold codes times scales in two parts, and the vectors in as many as they need.
+  /// Tiles hold bf16 as it is, and codes times scales in two parts.
   const Blocks& how() const {
-    const auto* tiles = tile_kernels();
-    return tiles == nullptr       ? k->blocks
-        : x_type == Float::bf16 ? tiles->half
-                                : tiles->parts;
+    const auto* tiles = x_type == Float::bf16 ? tile_kernels() : nullptr;
+    return tiles != nullptr ? tiles->half : k->blocks;
   }
 
   Product product() const {
