@@ -1,6 +1,7 @@
 #include "record.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -37,6 +38,8 @@ void shim::drop(mx::array& a) noexcept {
   // Should a worker thread give up its own hold meanwhile, an input does go with this one, and its
   // destructor is MLX's: the recursion is one deeper, not more.
   if (uses(a) == 1 && a.siblings().empty()) {
+    // What the last other holder did to the description happened before.
+    std::atomic_thread_fence(std::memory_order_acquire);
     auto& inputs = a.inputs();
     const bool held = std::all_of(inputs.begin(), inputs.end(), [](const mx::array& in) {
       return uses(in) > 1 && in.siblings().empty();
