@@ -59,7 +59,7 @@ impl Config {
     /// Reads and validates the configuration.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the first field that is missing or unsupported.
+    /// [`Error::Config`](crate::Error::Config) naming the first field that is missing or unsupported.
     pub fn from_json(json: &ConfigMap) -> Result<Self> {
         let config: Self = config::parse(json)?;
         config.validate()?;
@@ -229,7 +229,7 @@ impl Model {
     /// Builds the model; its weights are placeholders until they are loaded.
     ///
     /// # Errors
-    /// [`Error::Config`] if a value is unsupported.
+    /// [`Error::Config`](crate::Error::Config) if a value is unsupported.
     pub fn new(config: Config) -> Result<Self> {
         let layers = (0..config.num_hidden_layers)
             .map(|_| Block::new(&config))
