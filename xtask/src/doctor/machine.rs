@@ -58,13 +58,13 @@ fn kernel_level(flags: &[&str], setting: &str) -> &'static str {
     if setting == "portable" {
         "portable"
     } else if setting != "avx2" && has(&["avx512f", "avx512bw", "avx512dq", "avx512vl"]) {
-        if setting != "avx512" && has(&["avx512_vnni", "avx512vbmi"]) {
-            "avx512 with products in integers"
-        } else {
+        if setting == "avx512" {
             "avx512"
+        } else {
+            "avx512 with products in integers"
         }
     } else if has(&["avx2", "fma"]) {
-        "avx2"
+        "avx2 with products in integers"
     } else {
         "portable"
     }
@@ -167,16 +167,15 @@ mod tests {
         let haswell = ["avx2", "fma"];
         let skylake = ["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"];
         assert_eq!(kernel_level(&old, ""), "portable");
-        assert_eq!(kernel_level(&haswell, ""), "avx2");
-        assert_eq!(kernel_level(&skylake, ""), "avx512");
-        assert_eq!(kernel_level(&skylake, "avx2"), "avx2");
-        assert_eq!(kernel_level(&skylake, "portable"), "portable");
-        let sapphire = [&skylake[..], &["avx512_vnni", "avx512vbmi"]].concat();
-        assert_eq!(
-            kernel_level(&sapphire, ""),
-            "avx512 with products in integers"
+        let (eight, sixteen) = (
+            "avx2 with products in integers",
+            "avx512 with products in integers",
         );
-        assert_eq!(kernel_level(&sapphire, "avx512"), "avx512");
+        assert_eq!(kernel_level(&haswell, ""), eight);
+        assert_eq!(kernel_level(&skylake, ""), sixteen);
+        assert_eq!(kernel_level(&skylake, "avx2"), eight);
+        assert_eq!(kernel_level(&skylake, "avx512"), "avx512");
+        assert_eq!(kernel_level(&skylake, "portable"), "portable");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! MLX's packaged library for Linux brings the reference BLAS: correct, scalar and slow. The
 //! dynamic linker looks a library's symbols up in the program first, so that the `cblas_*gemm`
 //! defined here, which the linker exports from every program that contains this crate, take the
-//! place of the packaged ones. In f32 with AVX-512 they are our own kernel's (`shim/cpu/gemm.cpp`),
-//! otherwise the crate `gemm`'s.
+//! place of the packaged ones. In f32 with AVX2 or AVX-512 they are our own kernel's
+//! (`shim/cpu/gemm.cpp`), otherwise the crate `gemm`'s.
 //!
 //! `MLX_CPU_KERNELS=off` in the environment passes every call on to the library's own BLAS.
 

@@ -99,10 +99,10 @@ struct Gemm {
     if (x == nullptr) {
       return false;
     }
-    constexpr std::size_t columns = 32;
+    const std::size_t columns = task_rows(n, inner * sizeof(float));
     for_each((n + columns - 1) / columns, parallel(), [&](std::size_t task, std::size_t) {
       const std::size_t first = task * columns, count = std::min(columns, n - first);
-      float results[few * columns];
+      float results[few * most_rows];
       k->dot(b.at(0, first), Float::f32, b.col, count, x, inner, m, inner, results, columns);
       for (std::size_t i = 0; i < m; ++i) {
         put(i, first, count, results + i * columns);
@@ -187,7 +187,7 @@ bool mlxs_sgemm(
   using namespace shim::cpu;
   const Kernels* k = kernels();
   // Elsewhere the caller's products are at least as fast.
-  if (k == nullptr || k != kernels_avx512 || (c_row != 1 && c_col != 1)) {
+  if (k == nullptr || k == kernels_portable || (c_row != 1 && c_col != 1)) {
     return false;
   }
   return Gemm{k, m, n, inner, alpha, {a, a_row, a_col}, {b, b_row, b_col}, beta, c, c_row, c_col}

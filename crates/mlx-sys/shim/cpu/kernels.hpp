@@ -179,6 +179,7 @@ extern const Kernels* const kernels_avx512;
 extern const Kernels* const kernels_avx2;
 extern const Kernels* const kernels_portable;
 extern const IntegerKernels* const integer_vnni;
+extern const IntegerKernels* const integer_avx2;
 extern const TileKernels* const tiles_amx;
 
 } // namespace shim::cpu

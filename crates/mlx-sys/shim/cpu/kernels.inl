@@ -221,6 +221,7 @@ void from_f32(void* out, const float* in, Float type, size_t n) {
 
 void block(const float* a, const float* b, float* c, size_t ldc, size_t k, bool accumulate) {
   Vec acc[MR][2] = {};
+#pragma GCC unroll 4
   for (size_t p = 0; p < k; ++p) {
     const Vec b0 = load(b), b1 = load(b + W);
 #pragma GCC unroll 16
@@ -258,6 +259,27 @@ inline void transpose(__m512 (&v)[16]) {
       next[2 * i + 1] = _mm512_permutex2var_ps(v[i], high, v[i + 8]);
     }
     std::memcpy(v, next, sizeof next);
+  }
+}
+#elif defined(__AVX2__)
+inline void transpose(__m256 (&v)[8]) {
+  __m256 pairs[8], fours[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    fours[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+    fours[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
+    fours[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+    fours[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    v[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+    v[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
   }
 }
 #endif
@@ -302,6 +324,33 @@ void pack_as(
         const __mmask16 kept = __mmask16((1u << lanes) - 1);
         for (size_t i = 0; i < W; ++i) {
           _mm512_mask_storeu_ps(out + (p + i) * WIDTH + first, kept, v[i]);
+        }
+      }
+    }
+  }
+#elif defined(__AVX2__)
+  if (step == 1) {
+    for (; p + W <= steps; p += W) {
+#pragma GCC unroll 2
+      for (size_t first = 0; first < WIDTH; first += W) {
+        __m256 v[W];
+        for (size_t j = 0; j < W; ++j) {
+          v[j] = first + j < count
+              ? (__m256)load_as<type>(bytes, (std::int64_t(first + j) * next + std::int64_t(p)))
+              : _mm256_setzero_ps();
+        }
+        transpose(v);
+        // What a whole vector writes too much, the next one writes over; the last may not.
+        constexpr size_t over = WIDTH % W;
+        for (size_t i = 0; i < W; ++i) {
+          float* to = out + (p + i) * WIDTH + first;
+          if (over == 0 || i + 1 < W) {
+            store(to, (Vec)v[i]);
+          } else {
+            float lanes[W];
+            store(lanes, (Vec)v[i]);
+            std::memcpy(to, lanes, over * sizeof(float));
+          }
         }
       }
     }
@@ -373,21 +422,29 @@ void dot_few(
     const void* w, size_t w_stride, size_t rows, const float* x, size_t x_stride, size_t k,
     float* out, size_t out_stride) {
   const size_t size = type == Float::f32 ? 4 : 2;
+  // Sums that do not wait for each other.
+  constexpr size_t S = M <= 2 ? 4 : 2;
   for (size_t r = 0; r < rows; ++r) {
     const void* row = static_cast<const char*>(w) + r * w_stride * size;
-    Vec acc[M][2] = {};
+    Vec acc[M][S] = {};
     size_t i = 0;
-    for (; i + 2 * W <= k; i += 2 * W) {
-      const Vec w0 = load_as<type>(row, i), w1 = load_as<type>(row, i + W);
+    for (; i + S * W <= k; i += S * W) {
+#pragma GCC unroll 4
+      for (size_t s = 0; s < S; ++s) {
+        const Vec v = load_as<type>(row, i + s * W);
 #pragma GCC unroll 8
-      for (size_t m = 0; m < M; ++m) {
-        acc[m][0] += w0 * load(x + m * x_stride + i);
-        acc[m][1] += w1 * load(x + m * x_stride + i + W);
+        for (size_t m = 0; m < M; ++m) {
+          acc[m][s] += v * load(x + m * x_stride + i + s * W);
+        }
       }
     }
 #pragma GCC unroll 8
     for (size_t m = 0; m < M; ++m) {
-      float total = sum(acc[m][0] + acc[m][1]);
+      Vec lanes = acc[m][0] + acc[m][1];
+      if constexpr (S == 4) {
+        lanes += acc[m][2] + acc[m][3];
+      }
+      float total = sum(lanes);
       for (size_t j = i; j < k; ++j) {
         total += load_one<type>(row, j) * x[m * x_stride + j];
       }

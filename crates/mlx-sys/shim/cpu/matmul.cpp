@@ -140,13 +140,13 @@ struct Task {
         }
       }
     }
-    constexpr std::size_t columns = 32;
+    const std::size_t columns = task_rows(n, inner * float_size(b.type));
     const std::size_t tasks = (n + columns - 1) / columns;
     for_each(batch * tasks, batch * work() >= parallel_from, [&](std::size_t task, std::size_t) {
       const std::size_t item = task / tasks;
       const std::size_t first = task % tasks * columns;
       const std::size_t count = std::min(columns, n - first);
-      float results[few_rows * columns];
+      float results[few_rows * most_rows];
       k->dot(
           b.at(item) + std::int64_t(first) * b.col * std::int64_t(float_size(b.type)), b.type, b.col,
           count, memory + item * m * inner, inner, m, inner, results, columns);

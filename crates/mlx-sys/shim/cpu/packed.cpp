@@ -23,9 +23,10 @@ Float float_of(Scale scale) {
 
 /// Whether some kernel multiplies rows of these codes in integers.
 const IntegerKernels* integers_for(const Packing& packing, std::size_t inner, bool transpose) {
+  const auto* integers = integer_kernels();
   const bool codes = packing.code == Code::integer ||
-      (packing.code == Code::fp4 && fp4_vnni != nullptr);
-  return transpose && codes && inner >= 256 ? integer_kernels() : nullptr;
+      (packing.code == Code::fp4 && integers == integer_vnni && fp4_vnni != nullptr);
+  return transpose && codes && inner >= 256 ? integers : nullptr;
 }
 
 } // namespace

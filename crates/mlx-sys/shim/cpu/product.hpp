@@ -113,7 +113,7 @@ class Product {
 
  private:
   static constexpr std::size_t whole_bytes = 64 << 20;
-  static constexpr std::size_t group_bytes = 128 << 10;
+  static constexpr std::size_t group_bytes = 192 << 10;
   static constexpr std::size_t largest_block = 1024;
 
   std::size_t ld() const {

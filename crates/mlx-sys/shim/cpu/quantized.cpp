@@ -40,6 +40,10 @@ struct Task {
   std::size_t words() const {
     return inner * layout.bits / 32;
   }
+  /// Rows of the matrix in one task.
+  std::size_t rows_at_once() const {
+    return task_rows(n, 4 * words() + 2 * groups() * float_size(scale_type));
+  }
 
   // Few rows: [arranged x][sums of groups][per thread: scratch of the kernel].
   static std::size_t few_floats(std::size_t m, std::size_t inner, Layout layout) {
@@ -68,13 +72,13 @@ struct Task {
         sums[i * groups() + g] = total;
       }
     }
-    constexpr std::size_t rows = 32;
+    const std::size_t rows = rows_at_once();
     const std::size_t scale_size = float_size(scale_type);
     const std::size_t out_size = float_size(out_type);
     for_each((n + rows - 1) / rows, m * n * inner >= parallel_from, [&](std::size_t task, std::size_t thread) {
       const std::size_t first = task * rows;
       const std::size_t count = std::min(rows, n - first);
-      float results[few_rows * rows];
+      float results[few_rows * most_rows];
       const std::size_t at = first * groups() * scale_size;
       k->quantized_dot(QuantizedDot{
           .weights = w + first * words(),
@@ -119,11 +123,11 @@ struct Task {
       integers->arrange(
           arranged + i * stride, sums + i * groups(), values, inner, layout.bits, layout.group);
     }
-    constexpr std::size_t rows = 32;
+    const std::size_t rows = rows_at_once();
     for_each((n + rows - 1) / rows, m * n * inner >= parallel_from, [&](std::size_t task, std::size_t) {
       const std::size_t first = task * rows;
       const std::size_t count = std::min(rows, n - first);
-      float results[few_rows * rows];
+      float results[few_rows * most_rows];
       const std::size_t at = first * groups() * float_size(scale_type);
       integers->dot(IntegerDot{
           .weights = w + first * words(),

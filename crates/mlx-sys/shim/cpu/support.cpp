@@ -80,10 +80,14 @@ const IntegerKernels* integer_kernels() {
 #if defined(__x86_64__)
     const char* setting = std::getenv("MLX_CPU_KERNELS");
     const bool floats = setting != nullptr && std::strcmp(setting, "avx512") == 0;
-    if (!floats && kernels() == kernels_avx512 && kernels_avx512 != nullptr &&
+    if (floats || kernels() == nullptr || kernels() == kernels_portable) {
+      return nullptr;
+    }
+    if (kernels() == kernels_avx512 && integer_vnni != nullptr &&
         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) {
       return integer_vnni;
     }
+    return integer_avx2;
 #endif
     return nullptr;
   }();

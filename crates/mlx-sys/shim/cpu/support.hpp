@@ -1,6 +1,8 @@
 // What the primitives share.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu.hpp"
 #include "kernels.hpp"
 #include "mlx/allocator.h"
@@ -56,5 +58,16 @@ constexpr std::size_t parallel_from = 1 << 17;
 
 /// The same in elements of a row-wise operation.
 constexpr std::size_t parallel_elements = 1 << 15;
+
+/// Rows of a matrix in one task at most, where few vectors are multiplied with it.
+constexpr std::size_t most_rows = 256;
+
+/// How many of `rows` rows of so many bytes one task takes there. Memory is read fastest in long
+/// pieces, but there must be enough of them for threads that are held up.
+inline std::size_t task_rows(std::size_t rows, std::size_t bytes) {
+  constexpr std::size_t piece = 192 << 10;
+  const std::size_t fitting = piece / std::max<std::size_t>(bytes, 1);
+  return std::clamp<std::size_t>(std::min(fitting, rows / (4 * threads())), 16, most_rows);
+}
 
 } // namespace shim::cpu
