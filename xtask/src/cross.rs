@@ -45,14 +45,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut table = Table::new(&[
         "backend", "target", "compiler", "library", "stub", "symbols",
     ]);
-    for &backend in backends {
-        let target = backend.target(&host);
+    for (backend, target) in backends.iter().flat_map(|&b| targets(b, &host)) {
         let mut line = progress::Line::new();
         let mlx = Mlx::packaged(&cache, &pins, backend, &target, &mut |p| line.show(&p))?;
         let compiler = Compiler::choose(&target, &host, &mut line)?;
-        let folder = sh::root().join("target/cross").join(backend.to_string());
+        let folder = sh::root().join(format!("target/cross/{backend}-{target}"));
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let objects = compile(&compiler, &mlx, &folder)?;
+        let (name, target_name) = (backend.to_string(), target.to_string());
+        if !compiler.links {
+            let no = || "not linked".to_owned();
+            table.row(&[name, target_name, compiler.name, no(), no(), no()]);
+            continue;
+        }
 
         let whole = folder.join(format!("libshim.{}", compiler.suffix));
         compiler.link(&objects, &mlx.library, &whole)?;
@@ -64,9 +69,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         check(&stubbed, &expected, Some(&mlx.library))?;
 
         table.row(&[
-            backend.to_string(),
-            target.to_string(),
-            compiler.name.clone(),
+            name,
+            target_name,
+            compiler.name,
             "links".to_owned(),
             "links".to_owned(),
             expected.len().to_string(),
@@ -80,12 +85,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// The systems to compile a build of MLX for: that for CPUs on both of Linux's processors.
+fn targets(backend: Backend, host: &Target) -> Vec<(Backend, Target)> {
+    let mut targets = vec![backend.target(host)];
+    if backend == Backend::Cpu && host.os == "linux" {
+        let other = match host.arch.as_str() {
+            "x86_64" => "aarch64",
+            _ => "x86_64",
+        };
+        targets.push(Target::new("linux", other));
+    }
+    targets
+        .into_iter()
+        .map(|target| (backend, target))
+        .collect()
+}
+
 /// A C++ compiler for one target.
 struct Compiler {
     name: String,
     command: Vec<PathBuf>,
     /// Lets NVIDIA's libraries stay unresolved while the shim's own symbols may not.
     link_flags: &'static [&'static str],
+    /// Zig brings LLVM's standard library, and MLX's packages for Linux want GCC's.
+    links: bool,
     suffix: &'static str,
 }
 
@@ -105,20 +128,22 @@ impl Compiler {
                 name,
                 command: vec![program.into()],
                 link_flags,
+                links: true,
                 suffix,
             });
         }
         let zig = Tool::Zig.locate(&mut |p| line.show(&p))?;
-        let triple = if apple {
-            "aarch64-macos.14.0"
-        } else {
-            "x86_64-linux-gnu.2.35"
+        let triple = match (apple, target.arch.as_str()) {
+            (true, _) => "aarch64-macos.14.0",
+            (false, "aarch64") => "aarch64-linux-gnu.2.35",
+            (false, _) => "x86_64-linux-gnu.2.35",
         };
         let command = vec![zig, "c++".into(), "-target".into(), triple.into()];
         Ok(Self {
             name: format!("zig c++ -target {triple}"),
             command,
             link_flags,
+            links: apple,
             suffix,
         })
     }
