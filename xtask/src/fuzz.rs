@@ -16,7 +16,7 @@ pub(crate) struct Args {
     /// Make only this call, and print its arguments
     #[arg(long)]
     case: Option<u64>,
-    /// Differentiate, batch and compile the calls
+    /// Differentiate, batch, compile and export the calls
     #[arg(long)]
     transforms: bool,
 }
@@ -25,7 +25,7 @@ pub(crate) struct Args {
 pub(crate) const TEST: &str = "fuzz::hostile_calls_never_crash";
 
 /// The name of the test that transforms them.
-const TRANSFORMS: &str = "transform_fuzz::transforms_of_hostile_calls_never_crash";
+pub(crate) const TRANSFORMS: &str = "transform_fuzz::transforms_of_hostile_calls_never_crash";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut command = sh::cargo();

@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// How many hostile calls to make under AddressSanitizer
     #[arg(long, default_value_t = 100_000)]
     cases: u64,
+    /// How many of them to transform there
+    #[arg(long, default_value_t = 30_000)]
+    transforms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -47,6 +50,10 @@ const NOT_ADDRESS: [&str; 4] = [
     "recording_and_dropping_for_ever",
 ];
 
+/// Room for the recursive walks of MLX's transforms, in bytes. The sanitizer clears the marks that
+/// an exception leaves on stacks of up to 64 MiB.
+const STACK: &str = "33554432";
+
 /// Calls from a library that is not instrumented into intercepted functions count as
 /// synchronisation, but not as accesses: MLX orders them by atomics that are not seen. Nothing is
 /// suppressed.
@@ -59,21 +66,30 @@ const THREADED_CASES: &str = "4000";
 pub(crate) fn run(args: &Args) -> Result<()> {
     let wanted = |sanitizer| args.only.is_none_or(|only| only == sanitizer);
     if wanted(Sanitizer::Address) {
-        let options = ("ASAN_OPTIONS", ADDRESS);
         let most = [&["--skip", "fuzz::"][..], &NOT_ADDRESS].concat();
-        sh::run(test("address", &most).env(options.0, options.1))?;
-        let exact = ["--exact", fuzz::TEST, "--nocapture"];
-        sh::run(
-            test("address", &exact)
-                .env(options.0, options.1)
-                .env("MLX_FUZZ_CASES", args.cases.to_string()),
+        let run = |package, words: &[&str], cases: u64| {
+            let mut command = test("address", package, words);
+            command.env("ASAN_OPTIONS", ADDRESS);
+            command.env("MLX_FUZZ_CASES", cases.to_string());
+            // Instead of the deep stack of the transforms; see `mlx_sanitize` there.
+            command.env("RUST_MIN_STACK", STACK);
+            sh::run(&mut command)
+        };
+        run("mlx-core", &most, args.cases)?;
+        run(
+            "mlx-core",
+            &["--exact", fuzz::TEST, "--nocapture"],
+            args.cases,
         )?;
+        run("mlx-transforms", &[], args.cases)?;
+        let exact = ["--exact", fuzz::TRANSFORMS, "--nocapture"];
+        run("mlx-tests", &exact, args.transforms)?;
         println!("sanitize: address: no report");
     }
     if wanted(Sanitizer::Thread) {
         require_sources()?;
         sh::run(
-            test("thread", THREADED)
+            test("thread", "mlx-core", THREADED)
                 .env("TSAN_OPTIONS", THREAD)
                 .env("MLX_FUZZ_CASES", THREADED_CASES),
         )?;
@@ -97,8 +113,8 @@ fn require_sources() -> Result<()> {
     Ok(())
 }
 
-/// The tests of mlx-core, built with a sanitizer in a folder of their own.
-fn test(sanitizer: &str, words: &[&str]) -> Command {
+/// The tests of a package, built with a sanitizer in a folder of their own.
+fn test(sanitizer: &str, package: &str, words: &[&str]) -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(sh::root()).args(["+nightly", "test"]);
     let flags = if sanitizer == "thread" {
@@ -110,12 +126,15 @@ fn test(sanitizer: &str, words: &[&str]) -> Command {
         " -Cunsafe-allow-abi-mismatch=sanitizer".to_owned()
     };
     command
-        .args(["--package", "mlx-core", "--test", "it"])
+        .args(["--package", package, "--test", "it"])
         .args(["--target", TARGET, "--target-dir"])
         .arg(sh::target().join(format!("sanitize-{sanitizer}")))
         .arg("--")
         .args(words)
-        .env("RUSTFLAGS", format!("-Zsanitizer={sanitizer}{flags}"))
+        .env(
+            "RUSTFLAGS",
+            format!("-Zsanitizer={sanitizer} --cfg mlx_sanitize{flags}"),
+        )
         .env(
             "CXXFLAGS_x86_64_unknown_linux_gnu",
             format!("-fsanitize={sanitizer} -fno-omit-frame-pointer -g1"),

@@ -12,6 +12,7 @@ pub mod linalg;
 pub mod linalg_basic;
 pub mod logical;
 pub mod misc;
+mod packing;
 pub mod quantized;
 pub mod random;
 pub mod reduction;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -161,21 +162,30 @@ inline mx::fft::FFTNorm fftnorm(int32_t code) {
   }
 }
 
+/// Says that from now on graphs may hold empty arrays, or ones whose elements no int can count,
+/// which MLX's CPU kernels misjudge (see vet.cpp).
+void mark_unusual();
+
 /// Refuses shapes that MLX computes without looking: it multiplies dimensions in words that wrap,
 /// so a result larger than memory can have is described as small.
 inline void check_size(const mx::array& a) {
   // Room for the bytes of an element, and for sums of sizes.
   constexpr uint64_t most = uint64_t{1} << 56;
   uint64_t size = 1;
+  bool empty = false;
   for (auto dim : a.shape()) {
     if (dim < 0) {
       throw std::invalid_argument("the result would have a negative dimension");
     }
+    empty |= dim == 0;
     const auto length = static_cast<uint64_t>(std::max(dim, 1));
     if (size > most / length) {
       throw std::invalid_argument("the result would be larger than any memory");
     }
     size *= length;
+  }
+  if (empty || size > std::numeric_limits<int32_t>::max()) {
+    mark_unusual();
   }
 }
 

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <exception>
 #include <map>
 #include <mutex>
@@ -55,11 +56,16 @@ bool named(const mx::Primitive& primitive, const std::string_view* names, size_t
   return std::find(names, names + count, name) != names + count;
 }
 
-/// Primitives whose work calls LAPACK.
-bool may_fail(const mx::Primitive& primitive) {
-  static const std::string_view names[] = {
+/// Work that may fail on a worker thread: LAPACK's, and scattering fewer values than a mask may ask
+/// for, as imported functions do. What depends on dtypes alone is refused before it is recorded.
+bool may_fail(const mx::array& a) {
+  static const std::string_view lapack[] = {
       "Inverse", "Cholesky", "LUF", "QRF", "SVD", "Eig", "Eigh"};
-  return named(primitive, names, std::size(names));
+  static const std::string_view masked[] = {"MaskedScatter"};
+  if (named(a.primitive(), masked, 1)) {
+    return a.inputs()[2].size() < a.inputs()[1].size();
+  }
+  return named(a.primitive(), lapack, std::size(lapack));
 }
 
 /// Primitives that wait for another process. On a GPU they are work like any other.
@@ -101,7 +107,7 @@ Work fallible_work(const std::vector<mx::array>& outputs) {
     if (!a.has_primitive()) {
       continue;
     }
-    fallible |= may_fail(a.primitive());
+    fallible |= may_fail(a);
     auto stream = a.primitive().stream();
     if (std::find(work.streams.begin(), work.streams.end(), stream) == work.streams.end()) {
       work.streams.push_back(stream);
@@ -192,6 +198,43 @@ void compute_plain(const std::vector<mx::array>& arrays) {
   }
 }
 
+/// Whether an operation between processes is on a stream, which may wait for a peer.
+bool holds_lane(int stream);
+
+/// Waits for a stream, whatever becomes of its work.
+void finish(mx::Stream s) {
+  try {
+    mx::synchronize(s);
+  } catch (const std::exception&) {
+  }
+}
+
+/// The CPU streams that were made here; MLX lists those of its own threads only. Never destroyed,
+/// as it is read when the process ends. Guarded by the caller's lock.
+std::vector<mx::Stream>& own_streams() {
+  static auto* streams = new std::vector<mx::Stream>;
+  return *streams;
+}
+
+/// Waits for all streams but those that may wait for a peer.
+void finish_streams() {
+  for (const auto& s : own_streams()) {
+    if (!holds_lane(s.index)) {
+      finish(s);
+    }
+  }
+}
+
+/// MLX counts work as under way and is then refused by a stream that has failed. It would wait for
+/// such work for ever once there is enough of it.
+void forget_lost_tasks() {
+  finish_streams();
+  const mx::Stream any(0, mx::Device(mx::Device::cpu));
+  while (mx::scheduler::n_active_tasks() > 0) {
+    mx::scheduler::notify_task_completion(any);
+  }
+}
+
 /// Work without operations between processes. What may fail is waited for under the lock, so that
 /// nobody else can be handed its error or look at its arrays first.
 void compute(const std::vector<mx::array>& arrays, bool async) {
@@ -200,7 +243,11 @@ void compute(const std::vector<mx::array>& arrays, bool async) {
     work = fallible_work(arrays);
   }
   if (work.nodes.empty()) {
-    async ? mx::async_eval(arrays) : compute_plain(arrays);
+    if (async) {
+        mx::async_eval(arrays);
+    } else {
+      compute_plain(arrays);
+    }
     return;
   }
   auto stream = mx::default_stream(mx::Device(mx::Device::cpu));
@@ -210,11 +257,9 @@ void compute(const std::vector<mx::array>& arrays, bool async) {
     poison(work.nodes, stream, e.what());
     // The error went from stream to stream, and only one of them has given it up.
     for (const auto& s : work.streams) {
-      try {
-        mx::synchronize(s);
-      } catch (const std::exception&) {
-      }
+      finish(s);
     }
+    forget_lost_tasks();
     throw;
   }
 }
@@ -227,6 +272,11 @@ void compute(const std::vector<mx::array>& arrays, bool async) {
 std::mutex lanes_mutex;
 std::condition_variable lanes_changed;
 std::map<int, std::uintptr_t> lanes;
+
+bool holds_lane(int stream) {
+  std::lock_guard lock(lanes_mutex);
+  return lanes.count(stream) != 0;
+}
 
 bool under_way(std::uintptr_t id) {
   return std::any_of(
@@ -376,6 +426,13 @@ void settle_collectives(const std::vector<mx::array>& outputs) {
 
 } // namespace
 
+void shim::finish_at_exit(mx::Stream s) {
+  static const bool registered = std::atexit(finish_streams) == 0;
+  if (registered && s.device == mx::Device::cpu) {
+    own_streams().push_back(s);
+  }
+}
+
 void shim::mark_fallible() {
   fallible_recorded.store(true, std::memory_order_relaxed);
 }
@@ -418,6 +475,7 @@ void shim::unlocked(void (*body)(void*), void* context) {
 }
 
 void shim::evaluate(const std::vector<mx::array>& arrays, bool async) {
+  vet(arrays);
   if (collective_recorded.load(std::memory_order_relaxed)) {
     settle_collectives(arrays);
   }

@@ -20,6 +20,15 @@ void unlocked(Body&& body) {
   unlocked([](void* context) { (*static_cast<Body*>(context))(); }, &body);
 }
 
+/// Looks through all that evaluating `outputs` would compute, if an array that MLX's CPU kernels
+/// misjudge was ever recorded. Puts in order what can be, and throws for the rest.
+void vet(const std::vector<mx::array>& outputs);
+
+/// Makes the end of the process wait for a CPU stream. Its thread lives on while libraries are taken
+/// down, and work that is still under way then, as the step ahead of a decode loop is, would write
+/// to memory that is gone.
+void finish_at_exit(mx::Stream s);
+
 /// Says that from now on graphs may hold operations between processes.
 void mark_collective();
 

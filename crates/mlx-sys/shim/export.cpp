@@ -1,4 +1,5 @@
-// Functions written to files and read back, graphs as text, and caches of compiled graphs.
+// Functions written to files (imported.cpp reads them), graphs as text, and caches of compiled
+// graphs.
 #include <algorithm>
 #include <functional>
 #include <map>
@@ -12,7 +13,6 @@
 #include "mlx/compile_impl.h"
 #include "mlx/graph_utils.h"
 #include "mlx/primitives.h"
-#include "mlx/transforms_impl.h"
 
 namespace {
 
@@ -210,23 +210,6 @@ void mlxs_compile_cache_free(mlxs_compile_cache cache) {
   delete held;
 }
 
-int mlxs_vmap_call(
-    mlxs_array_list* out,
-    mlxs_closure closure,
-    const mlxs_array* inputs,
-    const int32_t* in_axes,
-    size_t n_inputs,
-    mlxs_error* error) {
-  return guard(error, [&] {
-    const auto real = vec(inputs, n_inputs);
-    const auto axes = ints(in_axes, n_inputs);
-    auto [traced, outputs] =
-        mx::detail::vmap_trace(*static_cast<Function*>(closure.ctx), real, axes);
-    const std::vector<int> first(outputs.size(), 0);
-    store(out, mx::detail::vmap_replace(real, traced, outputs, axes, first));
-  });
-}
-
 int mlxs_exporter_new(
     mlxs_exporter* out,
     const char* path,
@@ -271,35 +254,6 @@ int mlxs_exporter_trace(
 
 void mlxs_exporter_free(mlxs_exporter exporter) {
   delete static_cast<Exporter*>(exporter.ctx);
-}
-
-int mlxs_import_function(mlxs_imported* out, const char* path, mlxs_error* error) {
-  return guard(error, [&] { out->ctx = new mx::ImportedFunction(mx::import_function(path)); });
-}
-
-int mlxs_imported_call(
-    mlxs_array_list* out,
-    mlxs_imported imported,
-    const mlxs_array* args,
-    size_t n_args,
-    const char* const* names,
-    const mlxs_array* kwargs,
-    size_t n_kwargs,
-    mlxs_error* error) {
-  return guard(error, [&] {
-    const auto& f = *static_cast<mx::ImportedFunction*>(imported.ctx);
-    store(out, f(vec(args, n_args), keywords(names, kwargs, n_kwargs)));
-  });
-}
-
-const char* mlxs_imported_metadata(mlxs_imported imported, size_t* length) {
-  const auto& metadata = static_cast<mx::ImportedFunction*>(imported.ctx)->metadata();
-  *length = metadata.size();
-  return metadata.data();
-}
-
-void mlxs_imported_free(mlxs_imported imported) {
-  delete static_cast<mx::ImportedFunction*>(imported.ctx);
 }
 
 int mlxs_graph_write(

@@ -760,16 +760,6 @@ int mlxs_scatter_min(mlxs_array* out, const mlxs_array* a_, const mlxs_array* co
   });
 }
 
-int mlxs_masked_scatter(mlxs_array* out, const mlxs_array* a_, const mlxs_array* mask_, const mlxs_array* src_, mlxs_stream stream_, mlxs_error* error) {
-  return guard(error, [&] {
-    const auto& a = ref(a_);
-    const auto& mask = ref(mask_);
-    const auto& src = ref(src_);
-    [[maybe_unused]] auto s = stream(stream_);
-    store(out, mx::masked_scatter(a, mask, src, s));
-  });
-}
-
 int mlxs_where(mlxs_array* out, const mlxs_array* condition_, const mlxs_array* x_, const mlxs_array* y_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
     const auto& condition = ref(condition_);
@@ -2323,6 +2313,18 @@ int mlxs_linalg_norm(mlxs_array* out, const mlxs_array* a_, const int32_t* axes_
 
 int mlxs_linalg_norm_p(mlxs_array* out, const mlxs_array* a_, double ord_, const int32_t* axes_, size_t axes_len, bool keepdims_, mlxs_stream stream_, mlxs_error* error) {
   return guard(error, [&] {
+    const auto& a = ref(a_);
+    const auto ord = ord_;
+    const auto axes = axes_ ? std::make_optional(shim::ints(axes_, axes_len)) : std::nullopt;
+    const auto keepdims = keepdims_;
+    [[maybe_unused]] auto s = stream(stream_);
+    store(out, mx::linalg::norm(a, ord, axes, keepdims, s));
+  });
+}
+
+int mlxs_linalg_norm_spectral(mlxs_array* out, const mlxs_array* a_, double ord_, const int32_t* axes_, size_t axes_len, bool keepdims_, mlxs_stream stream_, mlxs_error* error) {
+  return guard(error, [&] {
+    mark_fallible();
     const auto& a = ref(a_);
     const auto ord = ord_;
     const auto axes = axes_ ? std::make_optional(shim::ints(axes_, axes_len)) : std::nullopt;

@@ -79,7 +79,6 @@ int mlxs_scatter_add(mlxs_array* out, const mlxs_array* a_, const mlxs_array* co
 int mlxs_scatter_prod(mlxs_array* out, const mlxs_array* a_, const mlxs_array* const* indices_, size_t indices_len, const mlxs_array* updates_, const int32_t* axes_, size_t axes_len, mlxs_stream stream_, mlxs_error* error);
 int mlxs_scatter_max(mlxs_array* out, const mlxs_array* a_, const mlxs_array* const* indices_, size_t indices_len, const mlxs_array* updates_, const int32_t* axes_, size_t axes_len, mlxs_stream stream_, mlxs_error* error);
 int mlxs_scatter_min(mlxs_array* out, const mlxs_array* a_, const mlxs_array* const* indices_, size_t indices_len, const mlxs_array* updates_, const int32_t* axes_, size_t axes_len, mlxs_stream stream_, mlxs_error* error);
-int mlxs_masked_scatter(mlxs_array* out, const mlxs_array* a_, const mlxs_array* mask_, const mlxs_array* src_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_where(mlxs_array* out, const mlxs_array* condition_, const mlxs_array* x_, const mlxs_array* y_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_equal(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_not_equal(mlxs_array* out, const mlxs_array* a_, const mlxs_array* b_, mlxs_stream stream_, mlxs_error* error);
@@ -239,6 +238,7 @@ int mlxs_random_permutation(mlxs_array* out, const mlxs_array* x_, int32_t axis_
 int mlxs_random_permutation_n(mlxs_array* out, int32_t n_, const mlxs_array* key_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_linalg_norm(mlxs_array* out, const mlxs_array* a_, const int32_t* axes_, size_t axes_len, bool keepdims_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_linalg_norm_p(mlxs_array* out, const mlxs_array* a_, double ord_, const int32_t* axes_, size_t axes_len, bool keepdims_, mlxs_stream stream_, mlxs_error* error);
+int mlxs_linalg_norm_spectral(mlxs_array* out, const mlxs_array* a_, double ord_, const int32_t* axes_, size_t axes_len, bool keepdims_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_linalg_norm_named(mlxs_array* out, const mlxs_array* a_, const char* ord_, size_t ord_len, const int32_t* axes_, size_t axes_len, bool keepdims_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_linalg_qr(mlxs_array* out, const mlxs_array* a_, mlxs_stream stream_, mlxs_error* error);
 int mlxs_linalg_svd(mlxs_array_list* out, const mlxs_array* a_, bool compute_uv_, mlxs_stream stream_, mlxs_error* error);

@@ -1,4 +1,5 @@
 // Devices, streams, memory and random state.
+#include "evaluate.hpp"
 #include "convert.hpp"
 
 using namespace shim;
@@ -37,6 +38,7 @@ int mlxs_stream_new(
     mlxs_error* error) {
   return guard(error, [&] {
     auto s = mx::new_thread_unsafe_stream(device(device_type, device_index));
+    finish_at_exit(s);
     *out = mlxs_stream{s.index, device_type, device_index};
   });
 }

@@ -314,7 +314,10 @@ void Traces::record(
 }
 
 void Traces::check(
-    const std::vector<mx::array>& inputs, const std::vector<mx::array>& outputs) const {
+    const std::vector<mx::array>& inputs,
+    const std::vector<mx::array>& outputs,
+    const char* op,
+    const char* advice) const {
   std::lock_guard lock(mutex_);
   each_operation(inputs, outputs, [&](const mx::array& a) {
     const auto found = nodes_.find(a.primitive_ptr().get());
@@ -332,13 +335,13 @@ void Traces::check(
       return;
     }
     std::ostringstream text;
-    text << "[compile] " << a.primitive().name() << " cannot be replayed for other shapes: inputs ";
+    text << "[" << op << "] " << a.primitive().name() << " cannot be replayed for other shapes: inputs ";
     write(text, in);
     if (then != nullptr) {
       text << ", traced with ";
       write(text, then->inputs);
     }
-    text << ". Compile this function without `shapeless`";
+    text << ". " << advice;
     throw std::invalid_argument(text.str());
   });
 }
@@ -365,7 +368,7 @@ ArraysFunction shapeless(const ArraysFunction& f, std::uintptr_t id) {
     Call call(&inputs);
     auto outputs = compiled(inputs);
     if (!call.plain) {
-      traces->check(inputs, outputs);
+      traces->check(inputs, outputs, "compile", "Compile this function without `shapeless`");
     }
     return outputs;
   };

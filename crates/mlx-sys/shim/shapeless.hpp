@@ -1,4 +1,4 @@
-// Compiled functions whose graph serves several shapes, and the check that it does.
+// Compiled and imported functions whose graph serves several shapes, and the check that it does.
 #pragma once
 
 #include <functional>
@@ -26,8 +26,13 @@ class Traces {
  public:
   void record(const std::vector<mx::array>& inputs, const std::vector<mx::array>& outputs);
 
-  /// Throws if an operation of a replayed graph would not have been built for its shapes.
-  void check(const std::vector<mx::array>& inputs, const std::vector<mx::array>& outputs) const;
+  /// Throws if an operation of a replayed graph would not have been built for its shapes. The
+  /// message names the function `op` and ends with `advice`.
+  void check(
+      const std::vector<mx::array>& inputs,
+      const std::vector<mx::array>& outputs,
+      const char* op,
+      const char* advice) const;
 
  private:
   mutable std::mutex mutex_;

@@ -6,6 +6,7 @@
 #include "convert.hpp"
 #include "mlx/compile_impl.h"
 #include "shapeless.hpp"
+#include "vmap.hpp"
 
 struct mlxs_arrays {
   std::vector<mlx::core::array> values;
@@ -35,6 +36,18 @@ void drop_failure(void** slot) {
 
 const mlxs_array* data(const Arrays& arrays) {
   return reinterpret_cast<const mlxs_array*>(arrays.data());
+}
+
+using VmapFunction =
+    std::function<std::pair<Arrays, std::vector<int>>(const Arrays&, const std::vector<int>&)>;
+
+/// The vectorisation of a function that brings none: MLX would make it by its own `vmap`.
+VmapFunction vmap_of(const Function& f) {
+  return [f](const Arrays& inputs, const std::vector<int>& axes) {
+    auto results = shim::vmap(f, inputs, axes);
+    std::vector<int> result_axes(results.size(), 0);
+    return std::make_pair(std::move(results), std::move(result_axes));
+  };
 }
 
 /// The caller's payload, dropped through the caller's function with the last copy.
@@ -215,7 +228,14 @@ int mlxs_jvp(
 }
 
 int mlxs_checkpoint(mlxs_closure* out, mlxs_closure closure, mlxs_error* error) {
-  return guard(error, [&] { out->ctx = new Function(mx::checkpoint(*function(closure))); });
+  return guard(error, [&] {
+    const auto& f = *function(closure);
+    // As MLX's own, but for the vectorisation.
+    auto vjp = [f](const Arrays& primals, const Arrays& cotangents, const Arrays& outputs) {
+      return mx::vjp(f, mx::depends(primals, outputs), cotangents).second;
+    };
+    out->ctx = new Function(mx::custom_function(f, vjp, std::nullopt, vmap_of(f)));
+  });
 }
 
 int mlxs_compile(
@@ -244,9 +264,7 @@ int mlxs_custom_function(
     std::optional<std::function<Arrays(const Arrays&, const Arrays&, const Arrays&)>> vjp;
     std::optional<std::function<Arrays(const Arrays&, const Arrays&, const std::vector<int>&)>>
         jvp;
-    std::optional<
-        std::function<std::pair<Arrays, std::vector<int>>(const Arrays&, const std::vector<int>&)>>
-        vmap;
+    std::optional<VmapFunction> vmap;
     // Every payload gets its owner before anything below can throw.
     auto vjp_owner = hooks.vjp ? own(hooks.vjp_payload, hooks.vjp_drop) : nullptr;
     auto jvp_owner = hooks.jvp ? own(hooks.jvp_payload, hooks.jvp_drop) : nullptr;
@@ -287,6 +305,9 @@ int mlxs_custom_function(
         }
         return std::make_pair(std::move(results.values), std::move(result_axes.values));
       };
+    }
+    if (!vmap && (vjp || jvp)) {
+      vmap = vmap_of(*function(closure));
     }
     out->ctx = new Function(mx::custom_function(*function(closure), vjp, jvp, vmap));
   });

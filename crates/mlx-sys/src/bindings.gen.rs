@@ -1896,17 +1896,6 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
 }
 unsafe extern "C" {
-    #[link_name = "\u{1}mlxs_masked_scatter"]
-    pub fn masked_scatter(
-        out: *mut array,
-        a_: *const array,
-        mask_: *const array,
-        src_: *const array,
-        stream_: stream,
-        error: *mut error,
-    ) -> ::core::ffi::c_int;
-}
-unsafe extern "C" {
     #[link_name = "\u{1}mlxs_where"]
     pub fn where_(
         out: *mut array,
@@ -3667,6 +3656,19 @@ unsafe extern "C" {
 unsafe extern "C" {
     #[link_name = "\u{1}mlxs_linalg_norm_p"]
     pub fn linalg_norm_p(
+        out: *mut array,
+        a_: *const array,
+        ord_: f64,
+        axes_: *const i32,
+        axes_len: usize,
+        keepdims_: bool,
+        stream_: stream,
+        error: *mut error,
+    ) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    #[link_name = "\u{1}mlxs_linalg_norm_spectral"]
+    pub fn linalg_norm_spectral(
         out: *mut array,
         a_: *const array,
         ord_: f64,

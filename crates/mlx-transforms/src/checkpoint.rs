@@ -1,6 +1,6 @@
 //! Gradient checkpointing.
 
-use mlx_core::{Array, Result};
+use mlx_core::{Array, Error, Result};
 
 use crate::closure::Closure;
 
@@ -9,12 +9,22 @@ use crate::closure::Closure;
 /// Cost", 2016).
 ///
 /// # Errors
-/// [`Error::OutOfMemory`](mlx_core::Error::OutOfMemory) if there is none left. The function
-/// returned fails as `f` does.
+/// [`Error::OutOfMemory`] if there is none left. The function returned fails as `f` does, and with
+/// [`Error::EmptyInput`] if `f` has no outputs.
 pub fn checkpoint<F>(f: F) -> Result<impl Fn(&[Array]) -> Result<Vec<Array>> + 'static>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
 {
-    let closure = Closure::kept(f)?.checkpoint()?;
+    let closure = Closure::kept(move |inputs: &[Array]| {
+        let outputs = f(inputs)?;
+        // MLX takes the first output without looking whether there is one.
+        if outputs.is_empty() {
+            return Err(Error::empty_input(
+                "checkpoint: the list of the function's outputs",
+            ));
+        }
+        Ok(outputs)
+    })?
+    .checkpoint()?;
     Ok(move |inputs: &[Array]| closure.call(inputs))
 }

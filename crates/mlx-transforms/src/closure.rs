@@ -30,11 +30,11 @@ pub use self::export::{ImportedFunction, import_function};
 pub(crate) use self::graph::write_graph;
 use self::home::Home;
 
-type Function = dyn Fn(&[Array]) -> Result<Vec<Array>>;
+pub(crate) type Function = dyn Fn(&[Array]) -> Result<Vec<Array>>;
 /// `(primals, cotangents, outputs)`.
-type VjpFunction = dyn Fn(&[Array], &[Array], &[Array]) -> Result<Vec<Array>>;
+pub(crate) type VjpFunction = dyn Fn(&[Array], &[Array], &[Array]) -> Result<Vec<Array>>;
 /// `(primals, tangents, argnums)`.
-type JvpFunction = dyn Fn(&[Array], &[Array], &[i32]) -> Result<Vec<Array>>;
+pub(crate) type JvpFunction = dyn Fn(&[Array], &[Array], &[i32]) -> Result<Vec<Array>>;
 /// `(inputs, axes)`, giving outputs and their axes; -1 means not mapped.
 type VmapFunction = dyn Fn(&[Array], &[i32]) -> Result<(Vec<Array>, Vec<i32>)>;
 
@@ -308,6 +308,19 @@ pub(crate) fn set_compile_mode(mode: i32) -> Result<()> {
     })
 }
 
+/// Runs `f` with room for MLX's recursive walks.
+///
+/// AddressSanitizer does not know that stack, and an exception on it leaves marks behind which later
+/// calls run into. Under `cargo xtask sanitize` the thread's own stack is made large instead.
+#[allow(unexpected_cfgs, reason = "set by `cargo xtask sanitize` alone")]
+fn with_room<T>(f: impl FnOnce() -> T) -> T {
+    if cfg!(mlx_sanitize) {
+        f()
+    } else {
+        ffi::deep(f)
+    }
+}
+
 /// Calls into MLX and turns a failure into an error.
 fn run(
     op: &'static str,
@@ -320,7 +333,7 @@ fn run(
         payload: null_mut(),
     };
     let _guard = ffi::enter();
-    if ffi::deep(|| call(&raw mut error)) == 0 {
+    if with_room(|| call(&raw mut error)) == 0 {
         return Ok(());
     }
     Err(ffi::describe(error, op, &inputs.iter().collect::<Vec<_>>()))

@@ -1,16 +1,19 @@
 //! Functions with derivatives of their own.
 
-use std::cell::Cell;
+mod forms;
+
 use std::rc::Rc;
 
-use mlx_core::{Array, Error, Result};
+use mlx_core::{Array, Result};
 
-use crate::closure::{Closure, Hooks};
+use self::forms::{Forms, gradients};
+use crate::closure::{Closure, Function, Hooks, JvpFunction, VjpFunction};
 
 /// A function `fwd` whose gradient is what `bwd` says.
 ///
 /// `bwd` gets the inputs, the cotangents of the outputs, and the outputs, in this order, and
-/// returns a gradient for each input, of its shape.
+/// returns a gradient for each input, of its shape. A gradient of another dtype is cast to the
+/// input's.
 ///
 /// ```
 /// use mlx_core::{Array, ops::arithmetic::square};
@@ -26,8 +29,8 @@ use crate::closure::{Closure, Hooks};
 /// ```
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] if there is none left. The function returned fails as `fwd` does; its
-/// gradient as `bwd` does, or with [`Error::Shape`] if the gradients do not fit the inputs.
+/// As [`custom_function`]. The gradient of the function returned fails as `bwd` does, or with
+/// [`Error::Shape`](mlx_core::Error::Shape) if the gradients do not fit the inputs.
 pub fn custom_vjp<F, B>(fwd: F, bwd: B) -> Result<impl Fn(&[Array]) -> Result<Vec<Array>> + 'static>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
@@ -37,10 +40,12 @@ where
 }
 
 /// A function whose forward-mode derivative is what `jvp` says: from the inputs, their tangents
-/// and the numbers of the inputs that have one, to a tangent for each output.
+/// and the numbers of the inputs that have one, to a tangent for each output, of its shape and
+/// dtype.
 ///
 /// # Errors
-/// As [`custom_vjp`].
+/// As [`custom_function`]. The derivative of the function returned fails as `jvp` does, or with
+/// [`Error::Shape`](mlx_core::Error::Shape) if the tangents do not fit the outputs.
 pub fn custom_jvp<F, J>(f: F, jvp: J) -> Result<impl Fn(&[Array]) -> Result<Vec<Array>> + 'static>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
@@ -52,8 +57,13 @@ where
 /// A function whose vectorisation is what `vmap` says: from the inputs and their mapped axes to
 /// outputs and theirs.
 ///
+/// An output has the shape and dtype that the function gives for one slice, with the mapped axis
+/// in addition. Negative axes count from the end; `None` is an output that is the same for every
+/// slice.
+///
 /// # Errors
-/// As [`custom_vjp`].
+/// As [`custom_function`]. The vectorisation of the function returned fails as `vmap` does, or with
+/// [`Error::Shape`](mlx_core::Error::Shape) if its outputs or their axes do not fit the function's.
 pub fn custom_vmap<F, V>(f: F, vmap: V) -> Result<impl Fn(&[Array]) -> Result<Vec<Array>> + 'static>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
@@ -62,21 +72,24 @@ where
     custom_function(CustomFunction::new(f).vmap(vmap))
 }
 
+/// `(inputs, axes)`, giving outputs and their axes.
+type MapFunction = dyn Fn(&[Array], &[Option<i32>]) -> Result<(Vec<Array>, Vec<Option<i32>>)>;
+
 /// A function with the derivatives that it brings along; see [`custom_function`].
 #[must_use]
 pub struct CustomFunction {
-    f: Box<dyn Fn(&[Array]) -> Result<Vec<Array>>>,
-    hooks: Hooks,
-    /// How many outputs the function gave last: MLX takes the hooks' counts on trust.
-    outputs: Rc<Cell<Option<usize>>>,
+    f: Rc<Function>,
+    vjp: Option<Rc<VjpFunction>>,
+    jvp: Option<Rc<JvpFunction>>,
+    vmap: Option<Rc<MapFunction>>,
 }
 
 impl std::fmt::Debug for CustomFunction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CustomFunction")
-            .field("vjp", &self.hooks.vjp.is_some())
-            .field("jvp", &self.hooks.jvp.is_some())
-            .field("vmap", &self.hooks.vmap.is_some())
+            .field("vjp", &self.vjp.is_some())
+            .field("jvp", &self.jvp.is_some())
+            .field("vmap", &self.vmap.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -84,16 +97,11 @@ impl std::fmt::Debug for CustomFunction {
 impl CustomFunction {
     /// A function with MLX's own derivatives.
     pub fn new(f: impl Fn(&[Array]) -> Result<Vec<Array>> + 'static) -> Self {
-        let outputs = Rc::new(Cell::new(None));
-        let count = Rc::clone(&outputs);
         CustomFunction {
-            f: Box::new(move |inputs| {
-                let results = f(inputs)?;
-                count.set(Some(results.len()));
-                Ok(results)
-            }),
-            hooks: Hooks::default(),
-            outputs,
+            f: Rc::new(f),
+            vjp: None,
+            jvp: None,
+            vmap: None,
         }
     }
 
@@ -102,26 +110,7 @@ impl CustomFunction {
         mut self,
         vjp: impl Fn(&[Array], &[Array], &[Array]) -> Result<Vec<Array>> + 'static,
     ) -> Self {
-        self.hooks.vjp = Some(Box::new(move |primals, cotangents, outputs| {
-            let grads = vjp(primals, cotangents, outputs)?;
-            // MLX picks gradients by position without looking at the length.
-            let fits = grads.len() == primals.len()
-                && grads
-                    .iter()
-                    .zip(primals)
-                    .all(|(grad, primal)| grad.shape() == primal.shape());
-            if fits {
-                return Ok(grads);
-            }
-            Err(Error::Shape {
-                op: "custom_vjp",
-                message: format!(
-                    "gradients of shapes {:?} for inputs of shapes {:?}",
-                    shapes(&grads),
-                    shapes(primals)
-                ),
-            })
-        }));
+        self.vjp = Some(Rc::new(vjp));
         self
     }
 
@@ -130,12 +119,7 @@ impl CustomFunction {
         mut self,
         jvp: impl Fn(&[Array], &[Array], &[i32]) -> Result<Vec<Array>> + 'static,
     ) -> Self {
-        let outputs = Rc::clone(&self.outputs);
-        self.hooks.jvp = Some(Box::new(move |primals, tangents, argnums| {
-            let results = jvp(primals, tangents, argnums)?;
-            expect_count("custom_jvp", &outputs, results.len())?;
-            Ok(results)
-        }));
+        self.jvp = Some(Rc::new(jvp));
         self
     }
 
@@ -144,54 +128,58 @@ impl CustomFunction {
         mut self,
         vmap: impl Fn(&[Array], &[Option<i32>]) -> Result<(Vec<Array>, Vec<Option<i32>>)> + 'static,
     ) -> Self {
-        let outputs = Rc::clone(&self.outputs);
-        self.hooks.vmap = Some(Box::new(move |inputs, axes| {
-            let axes: Vec<Option<i32>> = axes
-                .iter()
-                .map(|&axis| (axis >= 0).then_some(axis))
-                .collect();
-            let (results, result_axes) = vmap(inputs, &axes)?;
-            expect_count("custom_vmap", &outputs, results.len())?;
-            if result_axes.len() != results.len() {
-                return Err(Error::Shape {
-                    op: "custom_vmap",
-                    message: format!("{} axes for {} outputs", result_axes.len(), results.len()),
-                });
-            }
-            Ok((
-                results,
-                result_axes
-                    .into_iter()
-                    .map(|axis| axis.unwrap_or(-1))
-                    .collect(),
-            ))
-        }));
+        self.vmap = Some(Rc::new(vmap));
         self
     }
-}
 
-fn shapes(arrays: &[Array]) -> Vec<&[i32]> {
-    arrays.iter().map(Array::shape).collect()
-}
+    /// Calls the function. The graph of this one call gets hooks that know what this call gave,
+    /// because MLX takes what hooks return on trust, and the next call may give something else.
+    fn call(&self, inputs: &[Array]) -> Result<Vec<Array>> {
+        let forms = Rc::new(Forms::default());
+        let (f, given) = (Rc::clone(&self.f), Rc::clone(&forms));
+        Closure::kept(move |inputs: &[Array]| given.outputs(f(inputs)?))?
+            .with_hooks(self.hooks(&forms))?
+            .call(inputs)
+    }
 
-fn expect_count(op: &'static str, outputs: &Cell<Option<usize>>, found: usize) -> Result<()> {
-    match outputs.get() {
-        Some(expected) if expected != found => Err(Error::Shape {
-            op,
-            message: format!("{found} results for a function with {expected} outputs"),
-        }),
-        _ => Ok(()),
+    fn hooks(&self, forms: &Rc<Forms>) -> Hooks {
+        let mut hooks = Hooks::default();
+        if let Some(vjp) = self.vjp.clone() {
+            hooks.vjp = Some(Box::new(move |primals, cotangents, outputs| {
+                gradients(vjp(primals, cotangents, outputs)?, primals)
+            }));
+        }
+        if let Some(jvp) = self.jvp.clone() {
+            let forms = Rc::clone(forms);
+            hooks.jvp = Some(Box::new(move |primals, tangents, argnums| {
+                forms.tangents(jvp(primals, tangents, argnums)?)
+            }));
+        }
+        if let Some(vmap) = self.vmap.clone() {
+            let forms = Rc::clone(forms);
+            hooks.vmap = Some(Box::new(move |inputs, axes| {
+                let axes: Vec<Option<i32>> = axes
+                    .iter()
+                    .map(|&axis| (axis >= 0).then_some(axis))
+                    .collect();
+                let (results, result_axes) = vmap(inputs, &axes)?;
+                forms.mapped(inputs, &axes, results, &result_axes)
+            }));
+        }
+        hooks
     }
 }
 
 /// A function that uses the derivatives given, and MLX's own for the rest.
 ///
 /// # Errors
-/// As [`custom_vjp`].
+/// None in practice. The function returned fails as the one given does, with
+/// [`Error::EmptyInput`](mlx_core::Error::EmptyInput) if that has no outputs, and with
+/// [`Error::OutOfMemory`](mlx_core::Error::OutOfMemory) if there is no memory left. A derivative
+/// that runs the function once more fails with [`Error::Shape`](mlx_core::Error::Shape) if the
+/// function then gives outputs of other numbers, shapes or dtypes.
 pub fn custom_function(
     function: CustomFunction,
 ) -> Result<impl Fn(&[Array]) -> Result<Vec<Array>> + 'static> {
-    let CustomFunction { f, hooks, .. } = function;
-    let closure = Closure::kept(f)?.with_hooks(hooks)?;
-    Ok(move |inputs: &[Array]| closure.call(inputs))
+    Ok(move |inputs: &[Array]| function.call(inputs))
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use mlx_core::{Array, Error, Result};
+use mlx_core::{Array, Dtype, Error, Result};
 
 use crate::{grad, jvp, vjp, vmap};
 
@@ -44,6 +44,15 @@ where
         let outputs = f(inputs)?;
         let mut rows = Vec::with_capacity(outputs.len());
         for (number, output) in outputs.iter().enumerate() {
+            if output.size() == 0 {
+                rows.push(
+                    chosen
+                        .iter()
+                        .map(|input| empty(output, input, input.dtype()))
+                        .collect::<Result<Vec<Array>>>()?,
+                );
+                continue;
+            }
             let part = partial(&f, inputs, &places, Some(number));
             let (primals, part) = (chosen.clone(), Rc::new(part));
             let pull = vmap(
@@ -89,6 +98,15 @@ where
         let mut columns = Vec::with_capacity(places.len());
         for &place in &places {
             let input = inputs[place].clone();
+            if input.size() == 0 {
+                columns.push(
+                    outputs
+                        .iter()
+                        .map(|output| empty(output, &input, output.dtype()))
+                        .collect::<Result<Vec<Array>>>()?,
+                );
+                continue;
+            }
             let part = Rc::new(partial(&f, inputs, &[place], None));
             let primal = input.clone();
             let push = vmap(
@@ -208,6 +226,11 @@ fn basis(array: &Array) -> Result<Array> {
     Array::identity::<f32>(size)?
         .astype(array.dtype())?
         .reshape(&dims)
+}
+
+/// The Jacobian `[output.., input..]` where one of the two has no elements, and [`vmap`] no slice.
+fn empty(output: &Array, input: &Array, dtype: Dtype) -> Result<Array> {
+    Array::zeros_dtype(&[output.shape(), input.shape()].concat(), dtype)
 }
 
 /// `product` as `[output.., input..]`.

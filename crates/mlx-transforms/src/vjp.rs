@@ -43,7 +43,8 @@ where
 /// output.
 ///
 /// # Errors
-/// What `f` returns; [`Error::Shape`] or [`Error::Op`] if the tangents do not fit the primals.
+/// What `f` returns; [`Error::Shape`], [`Error::DtypeMismatch`] or [`Error::Op`] if the tangents are
+/// not of the number, dtypes and shapes of the primals.
 pub fn jvp<F>(f: F, primals: &[Array], tangents: &[Array]) -> Result<(Vec<Array>, Vec<Array>)>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
@@ -53,6 +54,15 @@ where
             op: "jvp",
             message: format!("{} tangents for {} primals", tangents.len(), primals.len()),
         });
+    }
+    // The rules of many operations write a tangent into a result of the primal's dtype.
+    for (primal, tangent) in primals.iter().zip(tangents) {
+        if tangent.dtype() != primal.dtype() {
+            return Err(Error::DtypeMismatch {
+                expected: primal.dtype(),
+                found: tangent.dtype(),
+            });
+        }
     }
     Closure::new(f)?.jvp(primals, tangents)
 }

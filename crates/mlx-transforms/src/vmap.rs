@@ -28,8 +28,9 @@ use crate::tree::{Axes, Tree};
 ///
 /// # Errors
 /// [`Error::EmptyInput`] if no input is mapped. The function returned fails as `f` does, and if an
-/// axis is out of range or the mapped axes differ in size; evaluating inside `f` is an error, and
-/// so is, later, evaluating an output with `None` that was not the same for every slice.
+/// axis is out of range or the mapped axes differ in size or have size 0; evaluating inside `f` is
+/// an error, and so is, later, evaluating an output with `None` that was not the same for every
+/// slice.
 pub fn vmap<F>(
     f: F,
     in_axes: &[Option<i32>],
@@ -207,6 +208,10 @@ fn resolve(inputs: &[Array], in_axes: &[Option<i32>]) -> Result<Vec<i32>> {
         let dim = input.dim(axis)?;
         if *size.get_or_insert(dim) != dim {
             return Err(mismatch("the mapped axes differ in size".to_owned()));
+        }
+        // There is no slice to trace, and the rules of some operations divide by the size.
+        if dim == 0 {
+            return Err(mismatch("the mapped axes have size 0".to_owned()));
         }
         let rank = i32::try_from(input.ndim()).unwrap_or(i32::MAX);
         resolved.push(if axis < 0 { axis + rank } else { axis });

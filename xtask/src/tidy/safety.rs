@@ -31,6 +31,7 @@ const BOUNDARY_FILES: &[&str] = &[
     "crates/mlx-core/tests/it/kernels.rs",
     // Imports functions, whose files must be vouched for.
     "crates/mlx-transforms/tests/it/export.rs",
+    "tests/it/transform_fuzz/files.rs",
     // Hands pointers to a script, and takes them.
     "tests/examples/dlpack.rs",
     // Where libclang lies can be said through an environment variable only.

@@ -1,5 +1,6 @@
 //! Arrays from Rust values, and arrays that need no operand.
 
+use crate::ops::misc::diagonal_within;
 use crate::shape::checked_size;
 use crate::{Array, Dtype, Element, Error, IntoShape, Result, ffi};
 
@@ -223,9 +224,10 @@ impl Array {
     /// Ones on and below the diagonal `k` of an `[n, m]` matrix, zeros above.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `n` or `m` is negative.
+    /// [`Error::Shape`] if `n` or `m` is negative or both together are longer than an axis can be.
     pub fn tri<T: Element>(n: i32, m: i32, k: i32) -> Result<Array> {
         checked_size("tri", &[n, m], T::DTYPE)?;
+        let k = diagonal_within("tri", n, m, k)?;
         ffi::ops::tri(n, m, k, T::DTYPE)
     }
 }

@@ -1130,19 +1130,6 @@ pub(crate) fn scatter_min(
 }
 
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn masked_scatter(a: &Array, mask: &Array, src: &Array) -> Result<Array> {
-    // SAFETY: see the module docs.
-    one(
-        "masked_scatter",
-        &[a, mask, src],
-        Stream::Current,
-        |out, s, error| unsafe {
-            mlx_sys::masked_scatter(out, a.as_raw(), mask.as_raw(), src.as_raw(), s, error)
-        },
-    )
-}
-
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn r#where(condition: &Array, x: &Array, y: &Array) -> Result<Array> {
     // SAFETY: see the module docs.
     one(
@@ -3464,6 +3451,33 @@ pub(crate) fn linalg_norm_p(
         Stream::Current,
         |out, s, error| unsafe {
             mlx_sys::linalg_norm_p(
+                out,
+                a.as_raw(),
+                ord,
+                opt_axes(axes).0,
+                opt_axes(axes).1,
+                keepdims,
+                s,
+                error,
+            )
+        },
+    )
+}
+
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn linalg_norm_spectral(
+    a: &Array,
+    ord: f64,
+    axes: Option<&[i32]>,
+    keepdims: bool,
+) -> Result<Array> {
+    // SAFETY: see the module docs.
+    one(
+        "linalg_norm_spectral",
+        &[a],
+        Stream::Cpu,
+        |out, s, error| unsafe {
+            mlx_sys::linalg_norm_spectral(
                 out,
                 a.as_raw(),
                 ord,

@@ -7,7 +7,7 @@
 use crate::ffi::ops as ffi;
 use crate::{Array, Dtype, DtypeCategory, Error, Result};
 
-/// `indices`, safe to use on axis `axis` of length `len`.
+/// `indices`, safe to use on axis `axis` of length `len`, as 32-bit or int64 numbers.
 pub(super) fn indices(op: &'static str, indices: &Array, axis: usize, len: i32) -> Result<Array> {
     let dtype = indices.dtype();
     if !dtype.is_integer() {
@@ -17,7 +17,7 @@ pub(super) fn indices(op: &'static str, indices: &Array, axis: usize, len: i32) 
         ));
     }
     if indices.size() == 0 {
-        return Ok(indices.clone());
+        return widened(indices);
     }
     if len <= 0 {
         return Err(Error::shape(
@@ -26,54 +26,70 @@ pub(super) fn indices(op: &'static str, indices: &Array, axis: usize, len: i32) 
         ));
     }
     if indices.is_available() {
-        return match first_outside(indices, i64::from(len))? {
+        let reach = i64::from(len);
+        return match first(indices, |index| index < -reach || index >= reach)? {
             Some(index) => Err(Error::OutOfBounds {
                 op,
                 index,
                 axis,
-                size: i64::from(len),
+                size: reach,
             }),
-            None => Ok(indices.clone()),
+            None => widened(indices),
         };
     }
-    let last = Array::scalar_dtype(f64::from(len - 1), limit_dtype(dtype, len - 1))?;
-    let below = ffi::minimum(indices, &last)?;
+    if dtype == Dtype::Uint64 {
+        // Only what is limited fits int64.
+        let last = Array::scalar_dtype(f64::from(len - 1), dtype)?;
+        return widened(&ffi::minimum(indices, &last)?);
+    }
+    let wide = widened(indices)?;
+    let last = Array::scalar_dtype(f64::from(len - 1), wide.dtype())?;
+    let below = ffi::minimum(&wide, &last)?;
     if dtype.category() == DtypeCategory::UnsignedInteger {
         return Ok(below);
     }
-    let first = Array::scalar_dtype(f64::from(-len), limit_dtype(dtype, len))?;
-    ffi::maximum(&below, &first)
+    let front = Array::scalar_dtype(f64::from(-len), wide.dtype())?;
+    ffi::maximum(&below, &front)
 }
 
-/// The index dtype where it can hold the limit, else one that can: promotion then widens.
-fn limit_dtype(dtype: Dtype, limit: i32) -> Dtype {
-    let fits = match dtype {
-        Dtype::Int8 => limit <= i32::from(i8::MAX),
-        Dtype::Uint8 => limit <= i32::from(u8::MAX),
-        Dtype::Int16 => limit <= i32::from(i16::MAX),
-        Dtype::Uint16 => limit <= i32::from(u16::MAX),
-        _ => true,
-    };
-    match (fits, dtype.category()) {
-        (true, _) => dtype,
-        (false, DtypeCategory::UnsignedInteger) => Dtype::Uint32,
-        (false, _) => Dtype::Int32,
+/// Checked indices as positions counted from the front, for kernels that know no others.
+pub(super) fn positions(indices: &Array, len: i32) -> Result<Array> {
+    let dtype = indices.dtype();
+    if dtype.category() == DtypeCategory::UnsignedInteger {
+        return Ok(indices.clone());
     }
+    if indices.is_available() && first(indices, |index| index < 0)?.is_none() {
+        return Ok(indices.clone());
+    }
+    let negative = ffi::less(indices, &Array::scalar_dtype(0.0, dtype)?)?;
+    let length = Array::scalar_dtype(f64::from(len), dtype)?;
+    ffi::r#where(&negative, &ffi::add(indices, &length)?, indices)
 }
 
-/// The first index outside `-len..len`.
-fn first_outside(indices: &Array, len: i64) -> Result<Option<i64>> {
-    let outside = |index: i64| index < -len || index >= len;
+/// The same numbers with room to spare. MLX numbers the items of a batch in the dtype of the
+/// indices, so that eight bits wrap at the 256th; and uint64 beside int32 promotes to a float.
+fn widened(indices: &Array) -> Result<Array> {
+    let wide = match indices.dtype() {
+        Dtype::Uint8 | Dtype::Uint16 => Dtype::Uint32,
+        Dtype::Int8 | Dtype::Int16 => Dtype::Int32,
+        Dtype::Uint64 => Dtype::Int64,
+        _ => return Ok(indices.clone()),
+    };
+    ffi::astype(indices, wide)
+}
+
+/// The first index of the kind that is looked for.
+fn first(indices: &Array, wanted: impl Fn(i64) -> bool) -> Result<Option<i64>> {
     macro_rules! scan {
         ($type:ty) => {{
             let wide = |v: $type| i64::try_from(v).unwrap_or(i64::MAX);
             match indices.as_slice::<$type>() {
-                Ok(values) => values.iter().map(|&v| wide(v)).find(|&v| outside(v)),
+                Ok(values) => values.iter().map(|&v| wide(v)).find(|&v| wanted(v)),
                 Err(_) => indices
                     .to_vec::<$type>()?
                     .into_iter()
                     .map(wide)
-                    .find(|&v| outside(v)),
+                    .find(|&v| wanted(v)),
             }
         }};
     }
@@ -96,7 +112,7 @@ fn first_outside(indices: &Array, len: i64) -> Result<Option<i64>> {
 /// them. The dividends are computed only if a divisor is -1.
 pub(super) fn divisor(op: &'static str, lhs: &Array, rhs: &Array) -> Result<()> {
     let inexact = |array: &Array| array.dtype().is_subtype(DtypeCategory::Inexact);
-    if inexact(lhs) || inexact(rhs) || rhs.size() == 0 {
+    if inexact(lhs) || inexact(rhs) || lhs.size() == 0 || rhs.size() == 0 {
         return Ok(());
     }
     if holds(rhs, 0)? {

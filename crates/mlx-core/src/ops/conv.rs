@@ -107,6 +107,20 @@ impl<const D: usize> ConvOptions<D> {
         }
         Ok(())
     }
+
+    /// As [`check`](Self::check), for the transposed forms: MLX's take less, and here nothing that
+    /// was asked for is left out in silence.
+    fn check_transposed(&self, op: &'static str, input: &Array, weight: &Array) -> Result<()> {
+        self.check(op, input, weight)?;
+        let even = self.padding.iter().all(|&(low, high)| low == high);
+        if even && self.input_dilation == [1; D] && !self.flip {
+            return Ok(());
+        }
+        Err(Error::shape(
+            op,
+            "a transposed convolution has no uneven padding, input dilation or flip",
+        ))
+    }
 }
 
 fn general<const D: usize>(
@@ -223,14 +237,15 @@ pub fn conv3d(input: &Array, weight: &Array, options: ConvOptions<3>) -> Result<
 /// The transpose of [`conv1d`]. `output_padding` adds zeros at the end of the result.
 ///
 /// # Errors
-/// As [`conv1d`].
+/// As [`conv1d`], or [`Error::Shape`] for padding that differs between the sides, input dilation or
+/// a flip, which MLX's transposed forms do not have.
 pub fn conv_transpose1d(
     input: &Array,
     weight: &Array,
     options: ConvOptions<1>,
     output_padding: i32,
 ) -> Result<Array> {
-    options.check("conv_transpose1d", input, weight)?;
+    options.check_transposed("conv_transpose1d", input, weight)?;
     ffi::conv_transpose1d(
         input,
         weight,
@@ -245,14 +260,14 @@ pub fn conv_transpose1d(
 /// The transpose of [`conv2d`].
 ///
 /// # Errors
-/// As [`conv1d`].
+/// As [`conv_transpose1d`].
 pub fn conv_transpose2d(
     input: &Array,
     weight: &Array,
     options: ConvOptions<2>,
     output_padding: [i32; 2],
 ) -> Result<Array> {
-    options.check("conv_transpose2d", input, weight)?;
+    options.check_transposed("conv_transpose2d", input, weight)?;
     ffi::conv_transpose2d(
         input,
         weight,
@@ -267,14 +282,14 @@ pub fn conv_transpose2d(
 /// The transpose of [`conv3d`].
 ///
 /// # Errors
-/// As [`conv1d`].
+/// As [`conv_transpose1d`].
 pub fn conv_transpose3d(
     input: &Array,
     weight: &Array,
     options: ConvOptions<3>,
     output_padding: [i32; 3],
 ) -> Result<Array> {
-    options.check("conv_transpose3d", input, weight)?;
+    options.check_transposed("conv_transpose3d", input, weight)?;
     ffi::conv_transpose3d(
         input,
         weight,

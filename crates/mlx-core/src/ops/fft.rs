@@ -1,5 +1,6 @@
 //! Fourier transforms. Results are complex64, or float32 for the inverse real ones.
 
+use super::shape::PadMode;
 use crate::ffi::ops as ffi;
 use crate::{Array, Error, Result};
 
@@ -225,6 +226,7 @@ pub struct StftOptions<'a> {
     win_length: Option<i32>,
     window: Option<&'a Array>,
     center: bool,
+    pad_mode: PadMode,
     norm: FftNorm,
     onesided: Option<bool>,
 }
@@ -236,6 +238,7 @@ impl Default for StftOptions<'_> {
             win_length: None,
             window: None,
             center: true,
+            pad_mode: PadMode::Reflect,
             norm: FftNorm::Backward,
             onesided: None,
         }
@@ -261,9 +264,15 @@ impl<'a> StftOptions<'a> {
         self
     }
 
-    /// Whether frames are centred on their sample, the signal reflected at its ends (default).
+    /// Whether frames are centred on their sample, the signal padded at its ends (default).
     pub fn center(mut self, center: bool) -> Self {
         self.center = center;
+        self
+    }
+
+    /// How the ends of a signal are padded for centred frames (default reflected). [`stft`] only.
+    pub fn pad_mode(mut self, mode: PadMode) -> Self {
+        self.pad_mode = mode;
         self
     }
 
@@ -294,18 +303,13 @@ impl<'a> StftOptions<'a> {
 /// The short-time Fourier transform of signals `[.., T]`, with transforms of `n_fft` samples.
 ///
 /// # Errors
-/// [`Error::Shape`] if a length is not positive; [`Error::Op`] if the signal is too short.
+/// [`Error::Shape`] if a length is not positive or an empty signal is to be padded; [`Error::Op`] if
+/// the signal is too short.
 pub fn stft(a: &Array, n_fft: i32, options: StftOptions<'_>) -> Result<Array> {
     options.check("stft", Some(n_fft))?;
-    if options.center && a.dim(-1)? <= n_fft / 2 {
-        return Err(Error::shape(
-            "stft",
-            format!(
-                "{} samples cannot be reflected by {}",
-                a.dim(-1)?,
-                n_fft / 2
-            ),
-        ));
+    if options.center {
+        let half = n_fft / 2;
+        options.pad_mode.check("stft", a.dim(-1)?, half, half)?;
     }
     ffi::fft_stft(
         a,
@@ -314,7 +318,7 @@ pub fn stft(a: &Array, n_fft: i32, options: StftOptions<'_>) -> Result<Array> {
         options.win_length,
         options.window,
         options.center,
-        "reflect",
+        options.pad_mode.as_str(),
         options.norm as i32,
         options.onesided,
     )

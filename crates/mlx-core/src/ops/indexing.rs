@@ -2,12 +2,13 @@
 //!
 //! Index arrays hold integers; negative ones count from the end. An index outside the array is an
 //! error where the index array is already computed. Where it is still lazy it is limited to the
-//! axis instead, so that no element of other memory is ever read or written.
+//! axis instead, so that no element of other memory is ever read or written. The same holds for
+//! masks that ask for more elements than there are.
 
 use super::checked;
 use crate::ffi::ops as ffi;
 use crate::shape::normalize_axis;
-use crate::{Array, Error, Result};
+use crate::{Array, Dtype, Error, Result};
 
 /// `a[starts[0]..stops[0], starts[1]..stops[1], …]`, limits clipped to the axes as in Python.
 ///
@@ -119,7 +120,8 @@ pub fn slice_update_min(
     ffi::slice_update_min(a, update, starts, stops, strides)
 }
 
-/// The indices, safe to use on an axis of this size, whatever is done with them next.
+/// The indices, safe to use on an axis of this size, whatever is done with them next. Those of 8 and
+/// 16 bits come back in 32, and uint64 as int64.
 ///
 /// Every function here checks its own indices. This is for those who reshape or combine indices
 /// first: what comes of that is lazy, and a mistake in it could only be limited, not reported.
@@ -216,9 +218,14 @@ pub fn gather(a: &Array, indices: &[&Array], axes: &[i32], slice_sizes: &[i32]) 
         ));
     }
     let checked = positions("gather", a, indices, axes, slice_sizes)?;
-    let picked = ffi::gather(a, &checked.iter().collect::<Vec<_>>(), axes, slice_sizes)?;
+    let picked = if checked.is_empty() {
+        // In a batch, its gradient would be a scatter without indices, see `scattered`.
+        ffi::slice(a, &vec![0; a.ndim()], slice_sizes, &vec![1; a.ndim()])?
+    } else {
+        ffi::gather(a, &checked.iter().collect::<Vec<_>>(), axes, slice_sizes)?
+    };
     if slice_sizes.contains(&0) {
-        // Its gradient would be a scatter of empty slices, see `nothing_to_scatter`.
+        // Its gradient would be a scatter of empty slices, see `scattered`.
         return Array::zeros_dtype(picked.shape(), picked.dtype());
     }
     Ok(picked)
@@ -255,11 +262,8 @@ fn positions(
             let array = checked::indices(op, array, axis, a.shape()[axis])?;
             if slice_sizes[axis] > 1 {
                 // A start counted from the end, or near it, would overrun: limit it to the room.
-                let last = Array::scalar(room - 1)?;
-                let length = Array::scalar(a.shape()[axis])?;
-                let negative = ffi::less(&array, &Array::scalar(0)?)?;
-                let from_front = ffi::r#where(&negative, &ffi::add(&array, &length)?, &array)?;
-                return ffi::minimum(&from_front, &last);
+                let last = Array::scalar_dtype(f64::from(room - 1), array.dtype())?;
+                return ffi::minimum(&checked::positions(&array, a.shape()[axis])?, &last);
             }
             Ok(array)
         })
@@ -274,9 +278,8 @@ fn positions(
 /// # Errors
 /// As [`gather`].
 pub fn scatter(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
-    let checked = scatter_positions("scatter", a, indices, updates, axes)?;
-    let updated = ffi::scatter(a, &checked.iter().collect::<Vec<_>>(), updates, axes)?;
-    Ok(nothing_to_scatter(a, updates).unwrap_or(updated))
+    let how = (ffi::scatter as ByIndex, ffi::slice_update as BySlice);
+    scattered("scatter", a, indices, updates, axes, how)
 }
 
 /// `a` with `updates` added to slices; repeated positions add up.
@@ -284,9 +287,11 @@ pub fn scatter(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> 
 /// # Errors
 /// As [`gather`].
 pub fn scatter_add(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
-    let checked = scatter_positions("scatter_add", a, indices, updates, axes)?;
-    let updated = ffi::scatter_add(a, &checked.iter().collect::<Vec<_>>(), updates, axes)?;
-    Ok(nothing_to_scatter(a, updates).unwrap_or(updated))
+    let how = (
+        ffi::scatter_add as ByIndex,
+        ffi::slice_update_add as BySlice,
+    );
+    scattered("scatter_add", a, indices, updates, axes, how)
 }
 
 /// `a` with slices multiplied by `updates`.
@@ -294,9 +299,11 @@ pub fn scatter_add(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32])
 /// # Errors
 /// As [`gather`].
 pub fn scatter_prod(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
-    let checked = scatter_positions("scatter_prod", a, indices, updates, axes)?;
-    let updated = ffi::scatter_prod(a, &checked.iter().collect::<Vec<_>>(), updates, axes)?;
-    Ok(nothing_to_scatter(a, updates).unwrap_or(updated))
+    let how = (
+        ffi::scatter_prod as ByIndex,
+        ffi::slice_update_prod as BySlice,
+    );
+    scattered("scatter_prod", a, indices, updates, axes, how)
 }
 
 /// `a` with slices replaced by the larger of them and `updates`.
@@ -304,9 +311,11 @@ pub fn scatter_prod(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]
 /// # Errors
 /// As [`gather`].
 pub fn scatter_max(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
-    let checked = scatter_positions("scatter_max", a, indices, updates, axes)?;
-    let updated = ffi::scatter_max(a, &checked.iter().collect::<Vec<_>>(), updates, axes)?;
-    Ok(nothing_to_scatter(a, updates).unwrap_or(updated))
+    let how = (
+        ffi::scatter_max as ByIndex,
+        ffi::slice_update_max as BySlice,
+    );
+    scattered("scatter_max", a, indices, updates, axes, how)
 }
 
 /// `a` with slices replaced by the smaller of them and `updates`.
@@ -314,14 +323,39 @@ pub fn scatter_max(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32])
 /// # Errors
 /// As [`gather`].
 pub fn scatter_min(a: &Array, indices: &[&Array], updates: &Array, axes: &[i32]) -> Result<Array> {
-    let checked = scatter_positions("scatter_min", a, indices, updates, axes)?;
-    let updated = ffi::scatter_min(a, &checked.iter().collect::<Vec<_>>(), updates, axes)?;
-    Ok(nothing_to_scatter(a, updates).unwrap_or(updated))
+    let how = (
+        ffi::scatter_min as ByIndex,
+        ffi::slice_update_min as BySlice,
+    );
+    scattered("scatter_min", a, indices, updates, axes, how)
 }
 
-/// `a` itself if `updates` is empty: MLX divides by the size of the slices.
-fn nothing_to_scatter(a: &Array, updates: &Array) -> Option<Array> {
-    (updates.size() == 0).then(|| a.clone())
+type ByIndex = fn(&Array, &[&Array], &Array, &[i32]) -> Result<Array>;
+type BySlice = fn(&Array, &Array, &[i32], &[i32], &[i32]) -> Result<Array>;
+
+fn scattered(
+    op: &'static str,
+    a: &Array,
+    indices: &[&Array],
+    updates: &Array,
+    axes: &[i32],
+    (by_index, by_slice): (ByIndex, BySlice),
+) -> Result<Array> {
+    let checked = scatter_positions(op, a, indices, updates, axes)?;
+    let updated = by_index(a, &checked.iter().collect::<Vec<_>>(), updates, axes)?;
+    if updates.size() == 0 {
+        // MLX divides by the size of the slices.
+        return Ok(a.clone());
+    }
+    if checked.is_empty() {
+        // In a batch, MLX would take the updates for an index array. Scalars have no slices.
+        let target = ffi::expand_dims(a, &[0])?;
+        let part = ffi::expand_dims(&ffi::astype(updates, a.dtype())?, &[0])?;
+        let (starts, strides) = (vec![0; target.ndim()], vec![1; target.ndim()]);
+        let updated = by_slice(&target, &part, &starts, part.shape(), &strides)?;
+        return ffi::squeeze_axes(&updated, &[0]);
+    }
+    Ok(updated)
 }
 
 fn scatter_positions(
@@ -346,10 +380,67 @@ fn scatter_positions(
 
 /// `a` with the elements where `mask` is true replaced by those of `src`, in order.
 ///
+/// `mask` has the first axes of `a`, whose other axes are `R..`. A `src` of `[N, R..]` gives `[R..]`
+/// to each place in turn, and one that broadcasts to `[R..]` serves them all. It takes the dtype of
+/// `a`.
+///
+/// ```
+/// # use mlx_core::{Array, ops::indexing::masked_scatter};
+/// let a = Array::from_slice(&[1, 2, 3], &[3])?;
+/// let mask = Array::from_slice(&[true, false, true], &[3])?;
+/// let y = masked_scatter(&a, &mask, &Array::from_slice(&[7, 8], &[2])?)?;
+/// assert_eq!(y.to_vec::<i32>()?, [7, 2, 8]);
+/// # Ok::<(), mlx_core::Error>(())
+/// ```
+///
 /// # Errors
-/// [`Error::Op`] if the shapes do not fit.
+/// [`Error::Shape`] if the mask is not boolean, the shapes do not fit, or the mask is computed and
+/// asks for more elements than `src` has; one that is still lazy then gets the last again.
 pub fn masked_scatter(a: &Array, mask: &Array, src: &Array) -> Result<Array> {
-    ffi::masked_scatter(a, mask, src)
+    let op = "masked_scatter";
+    let split = mask.ndim();
+    let fits = a.shape().starts_with(mask.shape()) && src.ndim() + split <= a.ndim() + 1;
+    if mask.dtype() != Dtype::Bool || !fits {
+        return Err(Error::shape(
+            op,
+            format!(
+                "mask {}{:?} and source {:?} do not fit {:?}",
+                mask.dtype(),
+                mask.shape(),
+                src.shape(),
+                a.shape()
+            ),
+        ));
+    }
+    let each = &a.shape()[split..];
+    let src = ffi::astype(src, a.dtype())?;
+    let whole = ffi::reshape(mask, &[mask.shape(), &vec![1; each.len()]].concat())?;
+    if src.ndim() <= each.len() {
+        return ffi::r#where(&whole, &ffi::broadcast_to(&src, each)?, a);
+    }
+    let count = src.shape()[0];
+    let src = ffi::broadcast_to(&src, &[&[count], each].concat())?;
+    let len = i32::try_from(mask.size())
+        .map_err(|_| Error::shape(op, "the mask is longer than an axis can be"))?;
+    if a.size() == 0 {
+        return Ok(a.clone());
+    }
+    if count < len && mask.is_available() {
+        let wanted = mask.to_vec::<bool>()?.iter().filter(|&&on| on).count();
+        if usize::try_from(count).is_ok_and(|count| wanted > count) {
+            let message = format!("the mask asks for {wanted} elements, and there are {count}");
+            return Err(Error::shape(op, message));
+        }
+    }
+    if count == 0 {
+        return Ok(a.clone());
+    }
+    // MLX's own operation has a gradient that writes behind `src`.
+    let ones = ffi::astype(&ffi::reshape(mask, &[len])?, Dtype::Int32)?;
+    let before = ffi::cumsum(&ones, 0, false, false, None)?;
+    let places = ffi::minimum(&before, &Array::scalar(count - 1)?)?;
+    let taken = ffi::take_axis(&src, &ffi::reshape(&places, mask.shape())?, 0)?;
+    ffi::r#where(&whole, &taken, a)
 }
 
 /// A slice of the sizes `slice_size` that starts at `start` on `axes`, wherever that turns out to
@@ -416,7 +507,7 @@ fn dynamic_start(
         room.push(a.shape()[axis] - sizes[axis]);
     }
     let last = super::shape::reshape(&Array::try_from(room)?, &start.shape())?;
-    let start = ffi::astype(start, crate::Dtype::Int32)?;
+    let start = ffi::astype(start, Dtype::Int32)?;
     ffi::maximum(&ffi::minimum(&start, &last)?, &Array::scalar(0)?)
 }
 

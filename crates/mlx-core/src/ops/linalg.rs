@@ -44,9 +44,11 @@ pub fn norm(a: &Array, axes: Option<&[i32]>, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`] if the order or an axis does not fit.
 pub fn norm_p(a: &Array, ord: f64, axes: Option<&[i32]>, keepdims: bool) -> Result<Array> {
-    let spectral = ord.abs() == 2.0 && axes.map_or(a.ndim(), <[i32]>::len) == 2;
-    if spectral && a.dtype().is_subtype(DtypeCategory::Inexact) {
-        return ffi::linalg_norm_p(&without_inf(a)?, ord, axes, keepdims);
+    // The largest or smallest singular value, which LAPACK computes on the CPU.
+    if ord.abs() == 2.0 && axes.map_or(a.ndim(), <[i32]>::len) == 2 {
+        let inexact = a.dtype().is_subtype(DtypeCategory::Inexact);
+        let finite = if inexact { without_inf(a)? } else { a.clone() };
+        return ffi::linalg_norm_spectral(&finite, ord, axes, keepdims);
     }
     ffi::linalg_norm_p(a, ord, axes, keepdims)
 }

@@ -1,5 +1,6 @@
 //! Matrix products.
 
+use super::checked;
 use crate::ffi::ops as ffi;
 use crate::{Array, Dtype, Error, Result};
 
@@ -121,7 +122,8 @@ pub fn einsum_path(subscripts: &str, operands: &[&Array]) -> Result<EinsumPath> 
     Ok(EinsumPath { steps, report })
 }
 
-/// Matrix products whose matrices are chosen by index from the leading axes of `a` and `b`.
+/// Matrix products whose matrices are chosen by index from the leading axes of `a` and `b`;
+/// negative indices count from the end.
 ///
 /// # Errors
 /// [`Error::OutOfBounds`] for indices outside; [`Error::Op`] if the shapes do not fit.
@@ -137,7 +139,8 @@ pub fn gather_mm(
     ffi::gather_mm(a, b, lhs.as_ref(), rhs.as_ref(), sorted_indices)
 }
 
-/// Indices into the flattened leading axes of a stack of matrices.
+/// Indices into the flattened leading axes of a stack of matrices, counted from the front: the
+/// kernels read them as uint32.
 pub(super) fn batch_indices(
     op: &'static str,
     matrices: &Array,
@@ -153,7 +156,8 @@ pub(super) fn batch_indices(
         .iter()
         .try_fold(1i32, |product, &dim| product.checked_mul(dim))
         .ok_or_else(|| Error::shape(op, "too many matrices"))?;
-    super::checked::indices(op, indices, 0, count).map(Some)
+    let checked = checked::indices(op, indices, 0, count)?;
+    checked::positions(&checked, count).map(Some)
 }
 
 /// Products over segments of the inner axis: `[M, K] × [K, N]` and `segments [S, 2]` of starts and
@@ -174,7 +178,17 @@ pub fn segmented_mm(a: &Array, b: &Array, segments: &Array) -> Result<Array> {
         return Err(Error::shape(op, "segments must be [.., 2]"));
     };
     let end = ffi::maximum(start, end)?;
-    ffi::segmented_mm(a, b, &ffi::concatenate(&[start, &end], -1)?)
+    segment_products(a, b, &ffi::concatenate(&[start, &end], -1)?)
+}
+
+/// The products after the segments are known to be good.
+pub(super) fn segment_products(a: &Array, b: &Array, segments: &Array) -> Result<Array> {
+    let products = ffi::segmented_mm(a, b, segments)?;
+    if products.size() == 0 {
+        // The BLAS would end the process over a matrix without columns.
+        return Array::zeros_dtype(products.shape(), products.dtype());
+    }
+    Ok(products)
 }
 
 /// A matrix product with blocks of `block_size` (32 or 64) masked out.

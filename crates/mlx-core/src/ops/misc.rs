@@ -163,17 +163,38 @@ pub fn nan_to_num(a: &Array, nan: f32, posinf: Option<f32>, neginf: Option<f32>)
 /// The lower triangle of the last two axes, up to diagonal `k`.
 ///
 /// # Errors
-/// [`Error::Op`] if there are fewer than two axes.
+/// [`Error::Op`] if there are fewer than two axes; [`Error::Shape`] if both together are longer than
+/// an axis can be.
 pub fn tril(a: &Array, k: i32) -> Result<Array> {
-    ffi::tril(a, k)
+    match *a.shape() {
+        [.., rows, columns] => ffi::tril(a, diagonal_within("tril", rows, columns, k)?),
+        _ => ffi::tril(a, k),
+    }
 }
 
 /// The upper triangle of the last two axes, from diagonal `k`.
 ///
 /// # Errors
-/// [`Error::Op`] if there are fewer than two axes.
+/// As [`tril`].
 pub fn triu(a: &Array, k: i32) -> Result<Array> {
-    ffi::triu(a, k)
+    match *a.shape() {
+        // MLX keeps what is not below the diagonal before this one.
+        [.., rows, columns] => ffi::triu(
+            a,
+            diagonal_within("triu", rows, columns, k.saturating_sub(1))? + 1,
+        ),
+        _ => ffi::triu(a, k),
+    }
+}
+
+/// The diagonal of an `[n, m]` matrix with the same elements on and below it as `k`, near enough for
+/// MLX, which adds dimensions to it in 32 bits.
+pub(crate) fn diagonal_within(op: &'static str, n: i32, m: i32, k: i32) -> Result<i32> {
+    if n.checked_add(m).is_none() {
+        let message = format!("a triangle of [{n}, {m}] is too large");
+        return Err(Error::shape(op, message));
+    }
+    Ok(k.clamp(-n, m))
 }
 
 /// The `n`th differences along `axis`.

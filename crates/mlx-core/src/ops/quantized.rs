@@ -7,7 +7,7 @@
 //! | mxfp8 | 32 | 8 | uint8 (E8M0) | no |
 //! | nvfp4 | 16 | 4 | uint8 (E4M3) | no |
 
-use super::linalg_basic::batch_indices;
+use super::{linalg_basic::batch_indices, packing};
 use crate::ffi::ops as ffi;
 use crate::{Array, Dtype, Error, Result};
 
@@ -75,23 +75,6 @@ impl QuantizationLayout {
             mode,
         }
     }
-
-    fn check(self, op: &'static str) -> Result<()> {
-        let group_ok = self
-            .group_size
-            .is_none_or(|size| matches!(size, 16 | 32 | 64 | 128));
-        let bits_ok = self.bits.is_none_or(|bits| matches!(bits, 1..=6 | 8));
-        if group_ok && bits_ok {
-            return Ok(());
-        }
-        Err(Error::shape(
-            op,
-            format!(
-                "group size {:?} with {:?} bits is no layout",
-                self.group_size, self.bits
-            ),
-        ))
-    }
 }
 
 /// A quantised matrix.
@@ -108,10 +91,9 @@ pub struct Quantized {
 /// Packs `w`, whose last axis must be a multiple of the group size.
 ///
 /// # Errors
-/// [`Error::Shape`] for an unknown layout; [`Error::Op`] if `w` has fewer than two axes or does
-/// not divide into groups.
+/// [`Error::Shape`] for an unknown layout or absurdly long rows; [`Error::Unsupported`] for float64;
+/// [`Error::Op`] if `w` has fewer than two axes or does not divide into groups.
 pub fn quantize(w: &Array, layout: QuantizationLayout) -> Result<Quantized> {
-    layout.check("quantize")?;
     quantize_parts(w, layout, None)
 }
 
@@ -120,6 +102,7 @@ fn quantize_parts(
     layout: QuantizationLayout,
     global_scale: Option<&Array>,
 ) -> Result<Quantized> {
+    packing::unpacked("quantize", w, layout)?;
     let parts = ffi::quantize(
         w,
         layout.group_size,
@@ -145,7 +128,7 @@ fn quantize_parts(
 /// # Errors
 /// As [`quantize`], or [`Error::Shape`] if `global_scale` is not one float32 number.
 pub fn quantize_with_global_scale(w: &Array, global_scale: &Array) -> Result<Quantized> {
-    check_global("quantize", global_scale)?;
+    packing::global("quantize", global_scale)?;
     let layout = QuantizationLayout::of(QuantizationMode::Nvfp4);
     quantize_parts(w, layout, Some(global_scale))
 }
@@ -160,30 +143,19 @@ pub fn dequantize_with_global_scale(
     global_scale: &Array,
     dtype: Option<Dtype>,
 ) -> Result<Array> {
-    check_global("dequantize", global_scale)?;
-    let mode = QuantizationMode::Nvfp4.as_str();
+    packing::global("dequantize", global_scale)?;
+    let layout = QuantizationLayout::of(QuantizationMode::Nvfp4);
+    packing::parts("dequantize", w, scales, None, layout)?;
+    let mode = layout.mode.as_str();
     ffi::dequantize(w, scales, None, None, None, mode, Some(global_scale), dtype)
-}
-
-fn check_global(op: &'static str, scale: &Array) -> Result<()> {
-    if scale.size() == 1 && scale.dtype() == Dtype::Float32 {
-        return Ok(());
-    }
-    Err(Error::shape(
-        op,
-        format!(
-            "a global scale is one float32 number, not {} {:?}",
-            scale.dtype(),
-            scale.shape()
-        ),
-    ))
 }
 
 /// The numbers that a packed matrix stands for: in affine mode of the scales' dtype, else
 /// bfloat16 unless `dtype` says otherwise.
 ///
 /// # Errors
-/// [`Error::Shape`] for an unknown layout; [`Error::Op`] if the parts do not fit together.
+/// [`Error::Shape`] for an unknown layout or parts that do not fit together; [`Error::Op`] if their
+/// dtypes do not.
 pub fn dequantize(
     w: &Array,
     scales: &Array,
@@ -191,7 +163,7 @@ pub fn dequantize(
     layout: QuantizationLayout,
     dtype: Option<Dtype>,
 ) -> Result<Array> {
-    check_parts("dequantize", biases, layout)?;
+    packing::parts("dequantize", w, scales, biases, layout)?;
     ffi::dequantize(
         w,
         scales,
@@ -204,25 +176,11 @@ pub fn dequantize(
     )
 }
 
-/// MLX's CPU back end reads garbage for affine weights without biases.
-fn check_parts(op: &'static str, biases: Option<&Array>, layout: QuantizationLayout) -> Result<()> {
-    layout.check(op)?;
-    if (layout.mode == QuantizationMode::Affine) == biases.is_some() {
-        return Ok(());
-    }
-    let message = if biases.is_some() {
-        format!("mode {} has no biases", layout.mode.as_str())
-    } else {
-        "affine weights need biases".to_owned()
-    };
-    Err(Error::shape(op, message))
-}
-
 /// `x` times a packed matrix: with `transpose` `x @ w.T` for `w` standing for `[N, K]`, else
 /// `x @ w` for `[K, N]`. The result has the dtype of `x`.
 ///
 /// # Errors
-/// As [`dequantize`], or if the inner dimensions differ.
+/// As [`dequantize`], if the inner dimensions differ, or [`Error::Unsupported`] for float64.
 pub fn quantized_matmul(
     x: &Array,
     w: &Array,
@@ -231,7 +189,8 @@ pub fn quantized_matmul(
     transpose: bool,
     layout: QuantizationLayout,
 ) -> Result<Array> {
-    check_parts("quantized_matmul", biases, layout)?;
+    packing::parts("quantized_matmul", w, scales, biases, layout)?;
+    packing::narrow("quantized_matmul", &[x, scales, biases.unwrap_or(scales)])?;
     ffi::quantized_matmul(
         x,
         w,
@@ -319,7 +278,8 @@ pub(super) fn gather_parts(
     transpose: bool,
     layout: QuantizationLayout,
 ) -> Result<Array> {
-    check_parts("gather_qmm", biases, layout)?;
+    packing::parts("gather_qmm", w, scales, biases, layout)?;
+    packing::narrow("gather_qmm", &[x, scales, biases.unwrap_or(scales)])?;
     ffi::gather_qmm(
         x,
         w,
@@ -341,6 +301,10 @@ pub(super) fn gather_parts(
 /// # Errors
 /// [`Error::Op`] if `a` is not floating point.
 pub fn to_fp8(a: &Array) -> Result<Array> {
+    // MLX's CPU back end takes the bytes of float64 for those of float32.
+    if a.dtype() == Dtype::Float64 {
+        return ffi::to_fp8(&ffi::astype(a, Dtype::Float32)?);
+    }
     ffi::to_fp8(a)
 }
 
@@ -349,6 +313,10 @@ pub fn to_fp8(a: &Array) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`] if `a` is not uint8 or `dtype` not floating point.
 pub fn from_fp8(a: &Array, dtype: Dtype) -> Result<Array> {
+    // MLX's CPU back end writes half of a float64 result.
+    if dtype == Dtype::Float64 {
+        return ffi::astype(&ffi::from_fp8(a, Dtype::Float32)?, dtype);
+    }
     ffi::from_fp8(a, dtype)
 }
 
@@ -368,14 +336,16 @@ pub struct QqmmScales<'a> {
 /// it for a single row and packed `w` only, and reports others when they are computed.
 ///
 /// # Errors
-/// [`Error::Shape`] for another mode; [`Error::Op`] if the shapes do not fit.
+/// [`Error::Shape`] for another mode or scales that do not fit `w`; [`Error::Unsupported`] for
+/// float64; [`Error::Op`] if the inner dimensions differ.
 pub fn qqmm(
     x: &Array,
     w: &Array,
     scales: QqmmScales<'_>,
     layout: QuantizationLayout,
 ) -> Result<Array> {
-    check_both("qqmm", w, scales, layout)?;
+    packing::both("qqmm", w, scales, layout)?;
+    packing::narrow("qqmm", &[x, w])?;
     ffi::qqmm(
         x,
         w,
@@ -399,7 +369,8 @@ pub fn gather_qqmm(
     indices: GatherIndices<'_>,
     layout: QuantizationLayout,
 ) -> Result<Array> {
-    check_both("gather_qqmm", w, scales, layout)?;
+    packing::both("gather_qqmm", w, scales, layout)?;
+    packing::narrow("gather_qqmm", &[x, w])?;
     let lhs = batch_indices("gather_qqmm", x, indices.lhs)?;
     let rhs = batch_indices("gather_qqmm", w, indices.rhs)?;
     ffi::gather_qqmm(
@@ -415,27 +386,4 @@ pub fn gather_qqmm(
         scales.global_w,
         indices.sorted,
     )
-}
-
-/// MLX's CPU back end takes affine operands and returns garbage.
-fn check_both(
-    op: &'static str,
-    w: &Array,
-    scales: QqmmScales<'_>,
-    layout: QuantizationLayout,
-) -> Result<()> {
-    layout.check(op)?;
-    if (w.dtype() == Dtype::Uint32) != scales.w.is_some() {
-        return Err(Error::shape(
-            op,
-            "packed weights need scales, and others have none",
-        ));
-    }
-    match layout.mode {
-        QuantizationMode::Nvfp4 | QuantizationMode::Mxfp8 => Ok(()),
-        other => Err(Error::shape(
-            op,
-            format!("mode {} is not supported", other.as_str()),
-        )),
-    }
 }

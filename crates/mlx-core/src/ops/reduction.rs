@@ -1,19 +1,8 @@
 //! Reductions, softmax and scans. Whole-array forms take only the array; `…_axes` forms take axes.
 
-use std::borrow::Cow;
-
 use crate::ffi::ops as ffi;
 use crate::shape::every_axis;
 use crate::{Array, Dtype, DtypeCategory, Result};
-
-/// An empty array that is laid out densely. MLX's CPU reductions plan by strides, and for an empty
-/// axis of a transposed array they read strides that do not exist.
-fn dense(a: &Array) -> Result<Cow<'_, Array>> {
-    if a.size() > 0 {
-        return Ok(Cow::Borrowed(a));
-    }
-    Array::zeros_dtype(a.shape(), a.dtype()).map(Cow::Owned)
-}
 
 /// The sum of all elements: a scalar.
 ///
@@ -22,7 +11,7 @@ fn dense(a: &Array) -> Result<Cow<'_, Array>> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
 pub fn sum(a: &Array, keepdims: bool) -> Result<Array> {
-    ffi::sum(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims)
+    ffi::sum(a, &every_axis(a.ndim()), keepdims)
 }
 
 /// [`sum`] over some axes; negative axes count from the end.
@@ -30,7 +19,7 @@ pub fn sum(a: &Array, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// As [`sum`], or if an axis is out of range or named twice.
 pub fn sum_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
-    ffi::sum(dense(a)?.as_ref(), axes, keepdims)
+    ffi::sum(a, axes, keepdims)
 }
 
 /// The product of all elements: a scalar.
@@ -40,7 +29,7 @@ pub fn sum_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
 pub fn prod(a: &Array, keepdims: bool) -> Result<Array> {
-    ffi::prod(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims)
+    ffi::prod(a, &every_axis(a.ndim()), keepdims)
 }
 
 /// [`prod`] over some axes; negative axes count from the end.
@@ -48,7 +37,7 @@ pub fn prod(a: &Array, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// As [`prod`], or if an axis is out of range or named twice.
 pub fn prod_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
-    ffi::prod(dense(a)?.as_ref(), axes, keepdims)
+    ffi::prod(a, axes, keepdims)
 }
 
 /// The mean of all elements: a scalar.
@@ -58,7 +47,7 @@ pub fn prod_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
 pub fn mean(a: &Array, keepdims: bool) -> Result<Array> {
-    ffi::mean(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims)
+    ffi::mean(a, &every_axis(a.ndim()), keepdims)
 }
 
 /// [`mean`] over some axes; negative axes count from the end.
@@ -66,7 +55,7 @@ pub fn mean(a: &Array, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// As [`mean`], or if an axis is out of range or named twice.
 pub fn mean_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
-    ffi::mean(dense(a)?.as_ref(), axes, keepdims)
+    ffi::mean(a, axes, keepdims)
 }
 
 /// The median of all elements: a scalar.
@@ -76,7 +65,7 @@ pub fn mean_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the dtype does not allow it, or the array is empty.
 pub fn median(a: &Array, keepdims: bool) -> Result<Array> {
-    ffi::median(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims)
+    ffi::median(a, &every_axis(a.ndim()), keepdims)
 }
 
 /// [`median`] over some axes; negative axes count from the end.
@@ -84,7 +73,7 @@ pub fn median(a: &Array, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// As [`median`], or if an axis is out of range or named twice.
 pub fn median_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
-    ffi::median(dense(a)?.as_ref(), axes, keepdims)
+    ffi::median(a, axes, keepdims)
 }
 
 /// The largest element: a scalar.
@@ -94,7 +83,7 @@ pub fn median_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the dtype does not allow it, or the array is empty.
 pub fn max(a: &Array, keepdims: bool) -> Result<Array> {
-    ffi::max(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims)
+    ffi::max(a, &every_axis(a.ndim()), keepdims)
 }
 
 /// [`max`] over some axes; negative axes count from the end.
@@ -102,7 +91,7 @@ pub fn max(a: &Array, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// As [`max`], or if an axis is out of range or named twice.
 pub fn max_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
-    ffi::max(dense(a)?.as_ref(), axes, keepdims)
+    ffi::max(a, axes, keepdims)
 }
 
 /// The smallest element: a scalar.
@@ -112,7 +101,7 @@ pub fn max_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the dtype does not allow it, or the array is empty.
 pub fn min(a: &Array, keepdims: bool) -> Result<Array> {
-    ffi::min(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims)
+    ffi::min(a, &every_axis(a.ndim()), keepdims)
 }
 
 /// [`min`] over some axes; negative axes count from the end.
@@ -120,7 +109,7 @@ pub fn min(a: &Array, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// As [`min`], or if an axis is out of range or named twice.
 pub fn min_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
-    ffi::min(dense(a)?.as_ref(), axes, keepdims)
+    ffi::min(a, axes, keepdims)
 }
 
 /// Whether every element is true: a bool scalar.
@@ -130,7 +119,7 @@ pub fn min_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
 pub fn all(a: &Array, keepdims: bool) -> Result<Array> {
-    ffi::all(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims)
+    ffi::all(a, &every_axis(a.ndim()), keepdims)
 }
 
 /// [`all`] over some axes; negative axes count from the end.
@@ -138,7 +127,7 @@ pub fn all(a: &Array, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// As [`all`], or if an axis is out of range or named twice.
 pub fn all_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
-    ffi::all(dense(a)?.as_ref(), axes, keepdims)
+    ffi::all(a, axes, keepdims)
 }
 
 /// Whether some element is true: a bool scalar.
@@ -148,7 +137,7 @@ pub fn all_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
 pub fn any(a: &Array, keepdims: bool) -> Result<Array> {
-    ffi::any(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims)
+    ffi::any(a, &every_axis(a.ndim()), keepdims)
 }
 
 /// [`any`] over some axes; negative axes count from the end.
@@ -156,7 +145,7 @@ pub fn any(a: &Array, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// As [`any`], or if an axis is out of range or named twice.
 pub fn any_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
-    ffi::any(dense(a)?.as_ref(), axes, keepdims)
+    ffi::any(a, axes, keepdims)
 }
 
 /// `ln(sum(exp(a)))` without overflow: a scalar.
@@ -166,7 +155,7 @@ pub fn any_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
 pub fn logsumexp(a: &Array, keepdims: bool) -> Result<Array> {
-    ffi::logsumexp(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims)
+    ffi::logsumexp(a, &every_axis(a.ndim()), keepdims)
 }
 
 /// [`logsumexp`] over some axes; negative axes count from the end.
@@ -174,7 +163,7 @@ pub fn logsumexp(a: &Array, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// As [`logsumexp`], or if an axis is out of range or named twice.
 pub fn logsumexp_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
-    ffi::logsumexp(dense(a)?.as_ref(), axes, keepdims)
+    ffi::logsumexp(a, axes, keepdims)
 }
 
 /// How many elements are not zero: a scalar.
@@ -184,7 +173,7 @@ pub fn logsumexp_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> 
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
 pub fn count_nonzero(a: &Array, keepdims: bool) -> Result<Array> {
-    ffi::count_nonzero(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims)
+    ffi::count_nonzero(a, &every_axis(a.ndim()), keepdims)
 }
 
 /// [`count_nonzero`] over some axes; negative axes count from the end.
@@ -192,7 +181,7 @@ pub fn count_nonzero(a: &Array, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// As [`count_nonzero`], or if an axis is out of range or named twice.
 pub fn count_nonzero_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Array> {
-    ffi::count_nonzero(dense(a)?.as_ref(), axes, keepdims)
+    ffi::count_nonzero(a, axes, keepdims)
 }
 
 /// The variance of all elements: a scalar.
@@ -202,7 +191,7 @@ pub fn count_nonzero_axes(a: &Array, axes: &[i32], keepdims: bool) -> Result<Arr
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
 pub fn var(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
-    ffi::var(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims, ddof)
+    ffi::var(a, &every_axis(a.ndim()), keepdims, ddof)
 }
 
 /// [`var`] over some axes; negative axes count from the end.
@@ -210,7 +199,7 @@ pub fn var(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
 /// # Errors
 /// As [`var`], or if an axis is out of range or named twice.
 pub fn var_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Array> {
-    ffi::var(dense(a)?.as_ref(), axes, keepdims, ddof)
+    ffi::var(a, axes, keepdims, ddof)
 }
 
 /// The standard deviation of all elements: a scalar.
@@ -220,7 +209,7 @@ pub fn var_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Ar
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the dtype does not allow it.
 pub fn std(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
-    ffi::std(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims, ddof)
+    ffi::std(a, &every_axis(a.ndim()), keepdims, ddof)
 }
 
 /// [`std()`] over some axes; negative axes count from the end.
@@ -228,7 +217,7 @@ pub fn std(a: &Array, keepdims: bool, ddof: i32) -> Result<Array> {
 /// # Errors
 /// As [`std()`], or if an axis is out of range or named twice.
 pub fn std_axes(a: &Array, axes: &[i32], keepdims: bool, ddof: i32) -> Result<Array> {
-    ffi::std(dense(a)?.as_ref(), axes, keepdims, ddof)
+    ffi::std(a, axes, keepdims, ddof)
 }
 
 /// The position of the largest element of the flattened array: a uint32 scalar.
@@ -268,7 +257,7 @@ pub fn argmin_axis(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the array is empty.
 pub fn minmax(a: &Array, keepdims: bool) -> Result<(Array, Array)> {
-    ffi::minmax(dense(a)?.as_ref(), &every_axis(a.ndim()), keepdims)
+    ffi::minmax(a, &every_axis(a.ndim()), keepdims)
 }
 
 /// The sum along the diagonal `offset` of the matrices in the axes `axis1` and `axis2`.

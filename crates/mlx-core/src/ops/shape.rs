@@ -397,13 +397,72 @@ pub enum PadMode {
     Constant,
     /// With the nearest element.
     Edge,
+    /// With the elements mirrored at the first and the last one, which are not repeated.
+    Reflect,
+    /// With the elements mirrored at the edge, the first and the last one repeated.
+    Symmetric,
+}
+
+impl PadMode {
+    /// MLX's name: `"constant"`, `"edge"`, `"reflect"`, `"symmetric"`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PadMode::Constant => "constant",
+            PadMode::Edge => "edge",
+            PadMode::Reflect => "reflect",
+            PadMode::Symmetric => "symmetric",
+        }
+    }
+
+    /// The mode of this [name](PadMode::as_str).
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Constant, Self::Edge, Self::Reflect, Self::Symmetric]
+            .into_iter()
+            .find(|mode| mode.as_str() == name)
+    }
+
+    /// Whether so many elements can be added to an axis of `dim`.
+    pub(super) fn check(self, op: &'static str, dim: i32, before: i32, after: i32) -> Result<()> {
+        // MLX records two operations for each time that a mirrored axis fits the padding.
+        const MOST_REPEATS: i32 = 1 << 12;
+        if self == PadMode::Constant || (before == 0 && after == 0) {
+            return Ok(());
+        }
+        if dim == 0 {
+            return Err(Error::shape(
+                op,
+                "an empty axis has no elements to pad with",
+            ));
+        }
+        let mirrored = match self {
+            PadMode::Reflect => (dim - 1).max(1),
+            PadMode::Symmetric => dim,
+            _ => return Ok(()),
+        };
+        if before.max(after) / mirrored > MOST_REPEATS {
+            return Err(Error::shape(
+                op,
+                format!("({before}, {after}) mirrors an axis of size {dim} too often"),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Adds `widths[i].0` elements before and `widths[i].1` after axis `i`; `value` is a scalar.
 ///
+/// ```
+/// # use mlx_core::{Array, ops::shape::{PadMode, pad}};
+/// let (x, zero) = (Array::arange::<i32>(0.0, 3.0, 1.0)?, Array::scalar(0)?);
+/// let y = pad(&x, &[(2, 1)], &zero, PadMode::Reflect)?;
+/// assert_eq!(y.to_vec::<i32>()?, [2, 1, 0, 1, 2, 1]);
+/// # Ok::<(), mlx_core::Error>(())
+/// ```
+///
 /// # Errors
-/// [`Error::Shape`] if there is not one width for each axis, one is negative, or `value` is not one
-/// number.
+/// [`Error::Shape`] if there is not one width for each axis, one is negative, an empty axis has
+/// nothing to repeat or mirror, a mirrored axis fits its padding more than 4096 times, or `value` is
+/// not one number.
 pub fn pad(a: &Array, widths: &[(i32, i32)], value: &Array, mode: PadMode) -> Result<Array> {
     if widths.len() != a.ndim() {
         return Err(Error::shape(
@@ -425,9 +484,7 @@ pub fn pad(a: &Array, widths: &[(i32, i32)], value: &Array, mode: PadMode) -> Re
                 ));
             }
         }
-        if mode == PadMode::Edge && dim == 0 && before + after > 0 {
-            return Err(Error::shape("pad", "an empty axis has no edge to repeat"));
-        }
+        mode.check("pad", dim, before, after)?;
     }
     checked_size("pad", &dims, a.dtype())?;
     if value.size() != 1 {
@@ -440,8 +497,8 @@ pub fn pad(a: &Array, widths: &[(i32, i32)], value: &Array, mode: PadMode) -> Re
     let axes = crate::shape::every_axis(a.ndim());
     let low: Vec<i32> = widths.iter().map(|width| width.0).collect();
     let high: Vec<i32> = widths.iter().map(|width| width.1).collect();
-    if mode == PadMode::Edge {
-        return ffi::pad(a, &axes, &low, &high, value, "edge");
+    if mode != PadMode::Constant {
+        return ffi::pad(a, &axes, &low, &high, value, mode.as_str());
     }
     // MLX has neither a gradient nor a batched form for the value, and crashes when asked for one.
     if value.is_available() {

@@ -73,8 +73,8 @@ pub unsafe fn scatter_add_axis_unchecked(
 ///
 /// # Safety
 /// Every slice lies inside `a`: an index, counted from the front or from the end, plus the slice
-/// size of its axis is at most the axis. No slice size is zero, here or, through the gradient,
-/// later. See the [module](self).
+/// size of its axis is at most the axis. There is an index array, and no slice size is zero, here or,
+/// through the gradient, later. See the [module](self).
 ///
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the counts do not match.
@@ -205,7 +205,7 @@ pub unsafe fn gather_qmm_unchecked(
 /// # Errors
 /// [`Error::Op`](crate::Error::Op) if the shapes do not fit.
 pub unsafe fn segmented_mm_unchecked(a: &Array, b: &Array, segments: &Array) -> Result<Array> {
-    ffi::segmented_mm(a, b, segments)
+    super::linalg_basic::segment_products(a, b, segments)
 }
 
 /// [`cross_entropy`](super::fast::cross_entropy) without the check.

@@ -1,5 +1,9 @@
 //! Failures belong to the call that caused them, and to nobody else.
 
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
 use mlx_core::ops::random;
 use mlx_core::{Array, Device, Dtype, Error, Stream, async_eval, eval, memory};
 
@@ -44,6 +48,33 @@ fn a_failure_nobody_waits_for_hits_nobody_else() {
         memory::clear_cache().unwrap();
         Stream::current().synchronize().unwrap();
     }
+}
+
+/// The thread that uses MLX first is refused by streams that have failed, and MLX went on counting
+/// what it was refused: after a dozen failures it waited for ever. Here the test above is that thread.
+#[test]
+fn failures_on_the_first_thread_do_not_add_up() {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "errors::a_failure_nobody_waits_for_hits_nobody_else",
+        ])
+        .args(["--test-threads", "1"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        match child.try_wait().unwrap() {
+            None if Instant::now() < end => thread::sleep(Duration::from_millis(20)),
+            None => {
+                child.kill().unwrap();
+                break child.wait().unwrap();
+            }
+            Some(status) => break status,
+        }
+    };
+    assert!(status.success(), "{status}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Safetensors: round trips, sharded files, and one test per way in which a header can lie.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mlx_core::io::{SafetensorsFile, load_safetensors, save_safetensors};
@@ -145,6 +146,50 @@ fn opening_is_lazy_and_describes_tensors() {
     assert!(file.contains("a") && !file.contains("c"));
     let missing = file.read("c").unwrap_err();
     assert!(matches!(missing, Error::Format { message, .. } if message.contains("`c` is missing")));
+}
+
+#[test]
+fn tensors_are_read_side_by_side_until_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("many.safetensors");
+    let arrays: HashMap<String, Array> = (0..40_i32)
+        .map(|at| {
+            (
+                format!("t{at}"),
+                Array::full::<i32>(&[3000 + at], at).unwrap(),
+            )
+        })
+        .collect();
+    save_safetensors(&path, &arrays, &HashMap::new()).unwrap();
+    let file = SafetensorsFile::open(&path).unwrap();
+    let mut wanted: Vec<&str> = file.names().filter(|name| *name != "t7").collect();
+    wanted.push("absent");
+    let mut read = HashMap::new();
+    file.read_each(&wanted, |name, array| {
+        read.insert(name.to_owned(), array);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(read.len(), 40);
+    assert!(!read.contains_key("t7"));
+    assert!(matches!(
+        read.remove("absent"),
+        Some(Err(Error::Format { .. }))
+    ));
+    for (name, array) in read {
+        assert_eq!(
+            array.unwrap().to_vec::<i32>().unwrap(),
+            arrays[&name].to_vec::<i32>().unwrap()
+        );
+    }
+    let mut count = 0;
+    file.read_each(&wanted, |_, _| {
+        count += 1;
+        match count {
+            5 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    });
+    assert_eq!(count, 5);
 }
 
 #[test]

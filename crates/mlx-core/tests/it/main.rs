@@ -6,6 +6,7 @@
     clippy::cast_possible_truncation
 )]
 
+mod arguments;
 mod calls;
 mod core_parity;
 mod cpu_convolution;
@@ -27,4 +28,7 @@ mod kernels;
 mod limits;
 mod numpy_helpers;
 mod soundness;
+mod soundness_indexing;
+mod soundness_kernels;
+mod soundness_quantized;
 mod threads;

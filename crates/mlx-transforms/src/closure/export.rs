@@ -132,7 +132,8 @@ impl ImportedFunction {
     /// ranks, if the function was exported shapeless).
     ///
     /// # Errors
-    /// [`Error::Op`] if no trace fits; the message lists those there are.
+    /// [`Error::Op`] if no trace fits; the message lists those there are. Also if an operation of a
+    /// shapeless trace does not fit these shapes, or cannot be known to.
     pub fn call(&self, args: &[Array]) -> Result<Vec<Array>> {
         self.call_with(args, &BTreeMap::new())
     }
@@ -199,9 +200,14 @@ impl Drop for ImportedFunction {
 /// rebuilds whatever operations the file names with whatever parameters it gives, without checking
 /// that they fit: a crafted or damaged file may make a later evaluation read foreign memory.
 ///
+/// The same holds for values: this library's own functions limit their indices before they are
+/// exported, those of Python do not. A function of Python may be called only with values that its
+/// indexing operations can bear.
+///
 /// # Errors
-/// [`Error::Op`] if the file cannot be read or is not of this format; [`Error::Unsupported`] for a
-/// path that is not UTF-8.
+/// [`Error::Op`] if the file cannot be read or is not of this format, or if it was exported
+/// shapeless and an operation in it serves no shape but its own; [`Error::Unsupported`] for a path
+/// that is not UTF-8.
 pub unsafe fn import_function(path: impl AsRef<Path>) -> Result<ImportedFunction> {
     let path = path_text(path.as_ref())?;
     let mut raw = mlx_sys::imported { ctx: null_mut() };

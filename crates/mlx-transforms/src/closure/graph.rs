@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char, c_void};
 
 use mlx_core::{Array, Error, Result, ffi};
 
-use super::run;
+use super::{run, with_room};
 
 /// The graph that `outputs` depend on, in Graphviz's language or as plain text.
 pub(crate) fn write_graph(
@@ -28,7 +28,7 @@ pub(crate) fn write_graph(
     let pointers: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
     let arrays: Vec<Array> = names.iter().map(|(_, array)| array.clone()).collect();
     let mut out = Vec::new();
-    ffi::deep(|| {
+    with_room(|| {
         let depth = {
             let _guard = ffi::enter();
             // SAFETY: live handles with their true count.

@@ -9,7 +9,7 @@ use mlx_transforms::{
 };
 
 /// A file that a test wrote, or that `tests/parity/export.py` did.
-fn import(path: &Path) -> Result<ImportedFunction> {
+pub(crate) fn import(path: &Path) -> Result<ImportedFunction> {
     // SAFETY: MLX wrote the file, and nobody changes it.
     unsafe { import_function(path) }
 }

@@ -83,3 +83,19 @@ fn wrong_arguments_are_errors() -> Result<()> {
     assert_eq!(fails(&[x]).unwrap_err().to_string(), "no");
     Ok(())
 }
+
+#[test]
+fn blocks_without_elements_are_empty() -> Result<()> {
+    let f = |xs: &[Array]| Ok(vec![(&xs[0] * 2.0)?, xs[1].square()?]);
+    let inputs = [Array::zeros::<f32>(&[2, 0])?, array!([3.0])?];
+    for result in [
+        jacobian(f, &[0, 1])?(&inputs)?,
+        jacobian_forward(f, &[0, 1])?(&inputs)?,
+    ] {
+        assert_eq!(result[0][0].shape(), [2, 0, 2, 0]);
+        assert_eq!(result[0][1].shape(), [2, 0, 1]);
+        assert_eq!(result[1][0].shape(), [1, 2, 0]);
+        close(&result[1][1], &[6.0]);
+    }
+    Ok(())
+}

@@ -1,9 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::ahead::fetch_ahead;
 use super::header::{Entry, array_dtype, parse};
 use crate::ffi::mmap::map_file;
 use crate::io::atomic::io_error;
@@ -239,6 +241,25 @@ impl SafetensorsFile {
         Array::from_bytes(self.bytes(name)?, &self.shape(name)?, self.dtype(name)?)
     }
 
+    /// Reads the tensors `names`, and hands each to `visit` as soon as it is there, until that breaks.
+    ///
+    /// Several threads bring in the bytes, of all files at once, ahead of the calling one, which
+    /// makes the arrays. Their order is not that of `names`. A tensor that cannot be read is handed
+    /// over as the error of [`read`](Self::read).
+    pub fn read_each<'n>(
+        &self,
+        names: &[&'n str],
+        visit: impl FnMut(&'n str, Result<Array>) -> ControlFlow<()>,
+    ) {
+        let mut order: Vec<(&'n str, &[u8])> = names
+            .iter()
+            .map(|&name| (name, self.bytes(name).unwrap_or_default()))
+            .collect();
+        // In file order, which is the one that disks like.
+        order.sort_by_key(|(name, _)| self.index.get(*name));
+        fetch_ahead(&order, |name| self.read(name), visit);
+    }
+
     fn entry(&self, name: &str) -> Result<(&Shard, &Entry)> {
         self.index
             .get(name)
@@ -265,14 +286,20 @@ pub fn load_safetensors(
     path: impl AsRef<Path>,
 ) -> Result<(HashMap<String, Array>, HashMap<String, String>)> {
     let file = SafetensorsFile::open(path)?;
-    // In file order, which is the one that disks like.
-    let arrays = file
-        .shards
-        .iter()
-        .flat_map(|shard| &shard.tensors)
-        .map(|tensor| Ok((tensor.name.clone(), file.read(&tensor.name)?)))
-        .collect::<Result<_>>()?;
-    Ok((arrays, file.metadata))
+    let names: Vec<&str> = file.names().collect();
+    let mut arrays = Ok(HashMap::with_capacity(names.len()));
+    file.read_each(&names, |name, array| {
+        match (&mut arrays, array) {
+            (Ok(arrays), Ok(array)) => drop(arrays.insert(name.to_owned(), array)),
+            (_, Ok(_)) => {}
+            (_, Err(error)) => arrays = Err(error),
+        }
+        match arrays {
+            Ok(_) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    });
+    Ok((arrays?, file.metadata))
 }
 
 /// The file `name` beside `index`; an index must not reach elsewhere.

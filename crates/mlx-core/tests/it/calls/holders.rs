@@ -49,10 +49,7 @@ plain! {
         _ => ops_conv::ConvolveMode::Full,
     };
     FftNorm: s -> fft::FftNorm = norm(s)?;
-    PadMode: s -> shape::PadMode = match s.opt_text("mode")?.as_deref() {
-        Some("edge") => shape::PadMode::Edge,
-        _ => shape::PadMode::Constant,
-    };
+    PadMode: s -> shape::PadMode = pad_mode(s, "mode")?.unwrap_or_default();
     ScanOptions: s -> reduction::ScanOptions = reduction::ScanOptions::default()
         .reverse(s.opt_bool("reverse")?.unwrap_or(false))
         .inclusive(s.opt_bool("inclusive")?.unwrap_or(true));
@@ -70,6 +67,11 @@ plain! {
             .and_then(|mode| QuantizationMode::from_name(&mode))
             .unwrap_or_default(),
     };
+}
+
+fn pad_mode(s: &mut dyn Arguments, name: &str) -> Result<Option<shape::PadMode>> {
+    let mode = s.opt_text(name)?;
+    Ok(mode.and_then(|mode| shape::PadMode::from_name(&mode)))
 }
 
 fn norm(s: &mut dyn Arguments) -> Result<fft::FftNorm> {
@@ -108,6 +110,7 @@ pub(crate) struct StftOptions {
     hop_length: Option<i32>,
     win_length: Option<i32>,
     center: Option<bool>,
+    pad_mode: Option<shape::PadMode>,
     norm: fft::FftNorm,
     onesided: Option<bool>,
 }
@@ -119,6 +122,7 @@ impl StftOptions {
             hop_length: s.opt_int("hop_length")?,
             win_length: s.opt_int("win_length")?,
             center: s.opt_bool("center")?,
+            pad_mode: pad_mode(s, "pad_mode")?,
             norm: norm(s)?,
             onesided: s.opt_bool("onesided")?,
         })
@@ -127,6 +131,7 @@ impl StftOptions {
     pub(crate) fn get(&self) -> fft::StftOptions<'_> {
         let mut options = fft::StftOptions::default()
             .norm(self.norm)
+            .pad_mode(self.pad_mode.unwrap_or(shape::PadMode::Reflect))
             .center(self.center.unwrap_or(true));
         if let Some(window) = &self.window {
             options = options.window(window);

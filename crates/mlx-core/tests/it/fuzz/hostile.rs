@@ -120,6 +120,8 @@ pub(super) struct Hostile {
     care: u64,
     recipe: HashMap<&'static str, Vec<Array>>,
     numbers: HashMap<&'static str, Vec<i32>>,
+    /// How the weights of the recipe are packed.
+    mode: Option<&'static str>,
     /// The array that other arguments refer to.
     first: Option<Array>,
     list: usize,
@@ -139,14 +141,14 @@ impl Hostile {
             care,
             recipe: HashMap::new(),
             numbers: HashMap::new(),
+            mode: None,
             first: None,
             list: 1,
             verbose: std::env::var_os("MLX_FUZZ_VERBOSE").is_some(),
         };
         if source.rng.chance(75) {
-            let (arrays, numbers) = recipes::find(&mut source.rng, family, name)?;
-            source.recipe = arrays;
-            source.numbers = numbers;
+            (source.recipe, source.numbers, source.mode) =
+                recipes::find(&mut source.rng, family, name)?;
         }
         Ok(source)
     }
@@ -666,7 +668,10 @@ impl Arguments for Hostile {
 
     fn opt_text(&mut self, name: &str) -> Result<Option<String>> {
         let known = recipes::texts(&self.family, name);
-        let text = if self.careful() && !known.is_empty() {
+        let packed = self.mode.filter(|_| name == "mode" && self.careful());
+        let text = if let Some(mode) = packed {
+            mode
+        } else if self.careful() && !known.is_empty() {
             self.rng.pick(known)
         } else {
             self.rng.pick(TEXTS)

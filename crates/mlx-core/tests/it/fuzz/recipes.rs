@@ -15,7 +15,7 @@ pub(super) fn texts(family: &str, name: &str) -> &'static [&'static str] {
     match (family, name) {
         ("quantized", "mode") => &["affine", "affine", "mxfp4", "mxfp8", "nvfp4"],
         ("conv", "mode") => &["full", "same", "valid"],
-        (_, "mode") => &["constant", "edge"],
+        (_, "mode" | "pad_mode") => &["constant", "edge", "reflect", "symmetric"],
         (_, "norm") => &["backward", "ortho", "forward"],
         (_, "side") => &["left", "right"],
         (_, "indexing") => &["xy", "ij"],
@@ -77,13 +77,18 @@ fn size(rng: &mut Rng) -> i32 {
     rng.pick(&[1, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 32, 33])
 }
 
-/// Operands and numbers for an op, or none if any will do.
-pub(super) fn find(rng: &mut Rng, family: &str, name: &str) -> Result<(Arrays, Numbers)> {
+/// Operands and numbers for an op, or none if any will do, and the mode in which weights are packed.
+pub(super) fn find(
+    rng: &mut Rng,
+    family: &str,
+    name: &str,
+) -> Result<(Arrays, Numbers, Option<&'static str>)> {
     let mut arrays = Arrays::new();
     let mut numbers = Numbers::new();
+    let mut mode = None;
     match family {
         "linalg_basic" => products(rng, name, &mut arrays)?,
-        "quantized" => quantised(rng, name, &mut arrays, &mut numbers)?,
+        "quantized" => mode = Some(quantised(rng, name, &mut arrays, &mut numbers)?),
         "conv" => convolution(rng, name, &mut arrays, &mut numbers)?,
         "fast" => fused(rng, name, &mut arrays, &mut numbers)?,
         "linalg" => {
@@ -136,7 +141,7 @@ pub(super) fn find(rng: &mut Rng, family: &str, name: &str) -> Result<(Arrays, N
         }
         _ => {}
     }
-    Ok((arrays, numbers))
+    Ok((arrays, numbers, mode))
 }
 
 fn products(rng: &mut Rng, name: &str, arrays: &mut Arrays) -> Result<()> {
@@ -197,7 +202,12 @@ fn products(rng: &mut Rng, name: &str, arrays: &mut Arrays) -> Result<()> {
     Ok(())
 }
 
-fn quantised(rng: &mut Rng, name: &str, arrays: &mut Arrays, numbers: &mut Numbers) -> Result<()> {
+fn quantised(
+    rng: &mut Rng,
+    name: &str,
+    arrays: &mut Arrays,
+    numbers: &mut Numbers,
+) -> Result<&'static str> {
     let global = name.ends_with("global_scale");
     let mode = rng.pick(&[
         if global {
@@ -259,6 +269,34 @@ fn quantised(rng: &mut Rng, name: &str, arrays: &mut Arrays, numbers: &mut Numbe
     }
     numbers.insert("group_size", vec![group]);
     numbers.insert("bits", vec![bits]);
+    if rng.chance(20) {
+        misfit(rng, arrays)?;
+    }
+    Ok(mode.as_str())
+}
+
+/// Gives one of the parts of packed weights a shape that has to do with its own, and rarely fits.
+fn misfit(rng: &mut Rng, arrays: &mut Arrays) -> Result<()> {
+    let name = rng.pick(&["w", "scales", "w_scales", "biases"]);
+    let Some(part) = arrays.get(name).and_then(|parts| parts.first()) else {
+        return Ok(());
+    };
+    let mut shape = part.shape().to_vec();
+    let axis = rng.below(shape.len());
+    match rng.below(4) {
+        0 => shape[axis] = rng.pick(&[0, 1, shape[axis] + 1, 2 * shape[axis]]),
+        1 => shape.insert(axis, rng.pick(&[1, 1, 2])),
+        2 if shape.len() > 1 => {
+            shape.remove(axis);
+        }
+        _ => shape.reverse(),
+    }
+    let other = Array::ones_dtype(&shape, part.dtype())?;
+    // MLX wants biases as it wants scales.
+    if name == "scales" && rng.chance(50) && arrays.contains_key("biases") {
+        arrays.insert("biases", vec![other.clone()]);
+    }
+    arrays.insert(name, vec![other]);
     Ok(())
 }
 
