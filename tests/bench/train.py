@@ -4,6 +4,9 @@ Both sides start from the same Llama, take the same steps on the same tokens wit
 and must give the same losses. Each is a process of its own, a fresh one for each model; their steps
 alternate, so that a change of the machine's load meets both. What is reported are medians and the
 peaks of memory: that of the process as the kernel counts it, and that of MLX's arrays.
+
+Ends with an error where ours is not at least RATIO times as fast, or takes more memory by either
+count.
 """
 
 import argparse
@@ -17,6 +20,7 @@ import time
 from pathlib import Path
 
 BATCH, LENGTH, RATE = 8, 256, 1e-3
+RATIO = 1.5
 
 # Name, configuration, and how many timed rounds of one step each.
 MODELS = [
@@ -169,6 +173,18 @@ def table(results):
     return "\n".join(lines)
 
 
+def shortfalls(results):
+    """What is slower or larger than promised, in words."""
+    for name, result in results.items():
+        ours, mlx = result["ours"], result["mlx"]
+        ratio = ours["tokens_per_second"] / mlx["tokens_per_second"]
+        if not ratio >= RATIO:
+            yield f"{name}: {ratio:.2f} times as fast as Python's MLX, not {RATIO}"
+        for key in ("process", "arrays"):
+            if not ours[key] <= mlx[key]:
+                yield f"{name}: the peak of the {key} is {ours[key] / 1e6:.0f} MB, of Python's MLX {mlx[key] / 1e6:.0f} MB"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prepare", type=Path)
@@ -199,6 +215,9 @@ def main():
     if options.json:
         with open(options.json, "w") as file:
             json.dump(results, file, indent=1)
+    problems = list(shortfalls(results))
+    if problems:
+        sys.exit("\n".join(problems))
 
 
 if __name__ == "__main__":

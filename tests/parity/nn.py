@@ -59,16 +59,16 @@ class Group:
         names = [*names, *(f"parameters.{name}" for name, _ in parameters)]
         self.differentiate(case, f, *inputs, *(value for _, value in parameters), names=names)
 
-    def write(self, out, name):
+    def write(self, out, name, dtype="float32", tolerance=TOLERANCE, reason=REASON):
         folder = out / "nn" / name
         folder.mkdir(parents=True, exist_ok=True)
         mx.save_safetensors(str(folder / "golden.safetensors"), self.arrays)
         common.write_note(
             folder,
             upstream=common.versions("mlx", "mlx-lm"),
-            dtype="float32",
-            tolerance=TOLERANCE,
-            reason=REASON,
+            dtype=dtype,
+            tolerance=tolerance,
+            reason=reason,
         )
 
 
@@ -380,6 +380,15 @@ def loss(out):
     group.differentiate("cosine_similarity", losses.cosine_similarity_loss, x, t, names=names)
     ranking = lambda x, t: losses.margin_ranking_loss(x, t, signs, margin=0.2)
     group.differentiate("margin_ranking", ranking, x, t, names=names)
+
+    each = group.uniform(0.5, 2.0, 4, 5)
+    group.add("shared", each=each)
+    weighted = lambda x: losses.binary_cross_entropy(x, chances, each, reduction="none")
+    group.differentiate("binary_cross_entropy.weights", weighted, x)
+    weighted = lambda x: losses.binary_cross_entropy(x, chances, each, with_logits=False)
+    group.differentiate("binary_cross_entropy.chances.weights", weighted, half)
+    gaussian = lambda x, t, v: losses.gaussian_nll_loss(x, t, v, reduction="none")
+    group.differentiate("gaussian_nll.short", gaussian, x, t, half, names=("x", "t", "variances"))
     group.write(out, "loss")
 
 
@@ -444,6 +453,40 @@ def optimizer(out):
     clipped, norm = optim.clip_grad_norm(gradients[0], 1.0)
     group.add("clipped", norm=norm, **clipped)
     group.write(out, "optimizer")
+
+
+def optimizer_half(out):
+    """Twenty steps of each rule in the two halves of a float, which it must keep to."""
+    import mlx.optimizers as optim
+
+    group = Group(12)
+    start = {"matrix": group.normal(6, 4), "vector": group.normal(5)}
+    gradients = {name: group.normal(STEPS, *value.shape) for name, value in start.items()}
+    rules = {
+        "sgd.momentum": lambda: optim.SGD(0.1, momentum=0.9, weight_decay=0.01, dampening=0.1),
+        "rmsprop": lambda: optim.RMSprop(0.01),
+        "adagrad": lambda: optim.Adagrad(0.1),
+        "adadelta": lambda: optim.AdaDelta(1.0, eps=1e-4),
+        "adam.corrected": lambda: optim.Adam(0.01, bias_correction=True, eps=1e-4),
+        "adamw": lambda: optim.AdamW(0.01, weight_decay=0.1, eps=1e-4),
+        "adamax": lambda: optim.Adamax(0.01, eps=1e-4),
+        "lion": lambda: optim.Lion(0.01, weight_decay=0.1),
+        "adafactor": lambda: optim.Adafactor(eps=(1e-6, 1e-3)),
+        "muon": lambda: optim.Muon(0.02),
+    }
+    for dtype in (mx.float16, mx.bfloat16):
+        kind = str(dtype).split(".")[-1]
+        rounded = {name: value.astype(dtype) for name, value in gradients.items()}
+        first = {name: value.astype(dtype) for name, value in start.items()}
+        for name, value in first.items():
+            group.add(kind, **{name: value, f"gradients.{name}": rounded[name]})
+        for case, make in rules.items():
+            rule, parameters = make(), first
+            for step in range(STEPS):
+                parameters = rule.apply_gradients({name: value[step] for name, value in rounded.items()}, parameters)
+            group.add(f"{kind}.{case}", **parameters)
+    reason = "the same roundings to 8 and 11 bits; a few of twenty steps may round the other way"
+    group.write(out, "optimizer_half", dtype="float16 and bfloat16", tolerance=8e-3, reason=reason)
 
 
 def init(out):
@@ -554,6 +597,47 @@ def adapter(out):
     mx.random.seed(5)
     group.add("lora_embedding.dropout", weight=base.weight, ids=ids, x=x, first=layer(ids), second=layer.as_linear(x))
     group.add("lora_embedding.dropout", lora_a=layer.lora_a, lora_b=layer.lora_b)
+
+    # Generators of their own, so that what is above stays as it is.
+    group.random = np.random.default_rng(110)
+    base = nn.Embedding(10, 16)
+    base.weight = group.normal(10, 16)
+    layer = DoRAEmbedding.from_base(base, r=4, scale=2.0, dropout=0.4)
+    layer.update({"lora_a": group.normal(10, 4), "lora_b": group.normal(4, 16)})
+    layer.train()
+    mx.random.seed(5)
+    group.add("dora_embedding.dropout", weight=base.weight, ids=ids, x=x, first=layer(ids), second=layer.as_linear(x))
+    group.add("dora_embedding.dropout", lora_a=layer.lora_a, lora_b=layer.lora_b, m=layer.m)
+
+    group.random = np.random.default_rng(111)
+    kinds = {"lora": LoRALinear, "dora": DoRALinear, "lora_embedding": LoRAEmbedding, "dora_embedding": DoRAEmbedding}
+    for case, kind in kinds.items():
+        table = case.endswith("embedding")
+        base = nn.Embedding(10, 16) if table else nn.Linear(16, 6, bias=False)
+        base.weight = group.normal(*base.weight.shape)
+        layer = kind.from_base(base, r=4, scale=2.0)
+        named = {"lora_a": group.normal(*layer.lora_a.shape), "lora_b": group.normal(*layer.lora_b.shape)}
+        if case.startswith("dora"):
+            named["m"] = group.uniform(0.5, 4.0, *layer.m.shape)
+
+        def adapted(call):
+            def f(x, *arrays):
+                layer.update(dict(zip(named, arrays)))
+                return call(x)
+
+            return f
+
+        names = ("x", *named)
+        calls = {"gradient": layer}
+        if table:
+            # Rows have no input to differentiate by.
+            rows = lambda *arrays: adapted(layer)(ids, *arrays)
+            group.differentiate(f"{case}.rows.gradient", rows, *named.values(), names=tuple(named))
+            group.add(f"{case}.rows.gradient", weight=base.weight, ids=ids)
+            calls = {"logits.gradient": layer.as_linear}
+        for name, call in calls.items():
+            group.differentiate(f"{case}.{name}", adapted(call), group.normal(3, 16), *named.values(), names=names)
+            group.add(f"{case}.{name}", weight=base.weight)
     group.write(out, "adapter")
 
 
@@ -564,6 +648,7 @@ def generate(out, args):
     layers(out)
     loss(out)
     optimizer(out)
+    optimizer_half(out)
     activation(out)
     norm(out)
     linear(out)

@@ -136,8 +136,8 @@ fn stray(key: &str, message: &str) -> Error {
 /// Writes a model's adapters as a folder that Python's mlx-lm loads.
 ///
 /// # Errors
-/// [`Error::Option`] if there are no adapters, or their scales, dropouts or kinds differ, for
-/// which the layout has no place; [`Error::Io`] if a file cannot be written.
+/// [`Error::Option`] if there are no adapters, or their ranks, scales, dropouts or kinds differ,
+/// for which the layout has no place; [`Error::Io`] if a file cannot be written.
 pub fn save_adapters(model: &dyn Module, folder: impl AsRef<Path>) -> Result<()> {
     let folder = folder.as_ref();
     let found = adapters(model);
@@ -149,17 +149,18 @@ pub fn save_adapters(model: &dyn Module, folder: impl AsRef<Path>) -> Result<()>
         return Err(invalid("the model has none"));
     };
     let (scale, dropout, dora) = (first.scale, first.dropout, first.magnitude.is_some());
+    let rank = rank(first)?;
     let same = |adapter: &Adapter| {
-        adapter.scale.to_bits() == scale.to_bits()
+        self::rank(adapter).is_ok_and(|other| other == rank)
+            && adapter.scale.to_bits() == scale.to_bits()
             && adapter.dropout.to_bits() == dropout.to_bits()
             && adapter.magnitude.is_some() == dora
     };
     if !found.values().all(same) {
-        return Err(invalid("their scales, dropouts or kinds differ"));
+        return Err(invalid("their ranks, scales, dropouts or kinds differ"));
     }
     let mut arrays = BTreeMap::new();
     let (mut keys, mut lowest) = (BTreeSet::new(), i64::MAX);
-    let mut rank = 0;
     for (path, adapter) in &found {
         match split_layer(path) {
             Some((layer, rest)) => {
@@ -170,9 +171,6 @@ pub fn save_adapters(model: &dyn Module, folder: impl AsRef<Path>) -> Result<()>
                 keys.insert(path.clone());
             }
         }
-        // The rank is the axis that a table and a stack of experts have elsewhere.
-        let axis = if adapter.lora_a.ndim() == 3 { 1 } else { -1 };
-        rank = adapter.lora_a.dim(axis)?;
         arrays.insert(format!("{path}.lora_a"), adapter.lora_a.clone());
         arrays.insert(format!("{path}.lora_b"), adapter.lora_b.clone());
         if let Some(magnitude) = &adapter.magnitude {
@@ -204,6 +202,12 @@ pub fn save_adapters(model: &dyn Module, folder: impl AsRef<Path>) -> Result<()>
     std::fs::write(&path, text + "\n").map_err(|source| failed(&path, source))?;
     io::save_safetensors(folder.join(WEIGHTS), &arrays, &[].into())?;
     Ok(())
+}
+
+/// The rank of an adapter, which a stack of experts has on another axis.
+fn rank(adapter: &Adapter) -> Result<i32> {
+    let axis = if adapter.lora_a.ndim() == 3 { 1 } else { -1 };
+    Ok(adapter.lora_a.dim(axis)?)
 }
 
 /// The shortest decimal that reads back as `number`: 0.1, not the nearest of 64 bits.

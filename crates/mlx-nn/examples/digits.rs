@@ -1,8 +1,9 @@
 //! Learns to read handwritten digits, with an MLP and with a CNN:
 //! `cargo run --release -p mlx-nn --features plot --example digits -- cnn digits.svg`.
 //!
-//! One image in five is held out. The data are scikit-learn's, as `tests/parity/digits.py` exports
-//! them.
+//! One image in five is held out; the others stand a pixel off their place in most passes. Ends
+//! with an error if less than 98 % of the held-out images are read right. The data are
+//! scikit-learn's, as `tests/parity/digits.py` exports them.
 
 use std::{
     io::{Write, stdout},
@@ -22,14 +23,16 @@ use mlx_nn::{
     },
 };
 
-const STEPS: u32 = 900;
 const BATCH: usize = 64;
+/// The part of the held-out images that must be read right.
+const ENOUGH: f32 = 0.98;
 const SIDE: i32 = 8;
 
 #[derive(Debug, Module)]
 enum Classifier {
     Mlp {
-        hidden: Linear,
+        first: Linear,
+        second: Linear,
         output: Linear,
         #[module(skip)]
         dropout: Dropout,
@@ -49,9 +52,10 @@ enum Classifier {
 impl Classifier {
     fn mlp() -> Result<Self> {
         Ok(Self::Mlp {
-            hidden: Linear::new(SIDE * SIDE, 256, true)?,
+            first: Linear::new(SIDE * SIDE, 256, true)?,
+            second: Linear::new(256, 256, true)?,
             output: Linear::new(256, 10, true)?,
-            dropout: Dropout::new(0.3)?,
+            dropout: Dropout::new(0.2)?,
         })
     }
 
@@ -66,15 +70,25 @@ impl Classifier {
         })
     }
 
+    /// How many steps are enough.
+    const fn steps(&self) -> u32 {
+        match self {
+            Self::Mlp { .. } => 4000,
+            Self::Cnn { .. } => 900,
+        }
+    }
+
     /// Images `[B, 8, 8, 1]` to logits `[B, 10]`.
     fn forward(&self, x: &Array, mode: Mode<'_>) -> Result<Array> {
         match self {
             Self::Mlp {
-                hidden,
+                first,
+                second,
                 output,
                 dropout,
             } => {
-                let x = relu(&hidden.forward(&x.flatten(1, -1)?)?)?;
+                let x = relu(&first.forward(&x.flatten(1, -1)?)?)?;
+                let x = relu(&second.forward(&dropout.forward(&x, mode)?)?)?;
                 output.forward(&dropout.forward(&x, mode)?)
             }
             Self::Cnn {
@@ -98,6 +112,8 @@ impl Classifier {
 struct Digits {
     images: Vec<f32>,
     labels: Vec<i32>,
+    /// Whether images stand in another place in each pass.
+    moved: bool,
 }
 
 impl Digits {
@@ -112,7 +128,7 @@ impl Digits {
         };
         let images = (array("images", Dtype::Float32)? / 16.0)?.to_vec::<f32>()?;
         let labels = array("labels", Dtype::Int32)?.to_vec::<i32>()?;
-        let (mut training, mut held_out) = (Self::empty(), Self::empty());
+        let (mut training, mut held_out) = (Self::empty(true), Self::empty(false));
         let pixels = (SIDE * SIDE).unsigned_abs() as usize;
         for (index, (image, label)) in images.chunks_exact(pixels).zip(labels).enumerate() {
             let part = if index % 5 == 4 {
@@ -126,10 +142,11 @@ impl Digits {
         Ok((training, held_out))
     }
 
-    fn empty() -> Self {
+    const fn empty(moved: bool) -> Self {
         Self {
             images: Vec::new(),
             labels: Vec::new(),
+            moved,
         }
     }
 }
@@ -139,12 +156,20 @@ impl Dataset for Digits {
         self.labels.len()
     }
 
-    fn batch(&self, samples: &[usize], _: u64) -> Result<(Vec<Array>, u64)> {
+    fn batch(&self, samples: &[usize], epoch: u64) -> Result<(Vec<Array>, u64)> {
         let pixels = self.images.len() / self.labels.len().max(1);
         let (mut images, mut labels) = (Vec::new(), Vec::<i32>::new());
         for &sample in samples {
             let image = self.images.chunks_exact(pixels).nth(sample);
-            images.extend_from_slice(image.unwrap_or_default());
+            let image = image.unwrap_or_default();
+            if self.moved {
+                // Each of the nine places in turn, its own oftener, every image beginning with another.
+                let place = i32::try_from((sample as u64 + epoch) % 12).unwrap_or(0);
+                let place = if place < 9 { place } else { 4 };
+                images.extend(shifted(image, place % 3 - 1, place / 3 - 1));
+            } else {
+                images.extend_from_slice(image);
+            }
             labels.extend(self.labels.get(sample));
         }
         let count = i32::try_from(labels.len()).unwrap_or(i32::MAX);
@@ -154,6 +179,18 @@ impl Dataset for Digits {
         ];
         Ok((arrays, u64::try_from(labels.len()).unwrap_or(u64::MAX)))
     }
+}
+
+/// An image moved right and down; what comes in from beyond its edges is empty.
+fn shifted(image: &[f32], right: i32, down: i32) -> impl Iterator<Item = f32> {
+    let rows = (0..SIDE).flat_map(|row| (0..SIDE).map(move |column| (row, column)));
+    rows.map(move |(row, column)| {
+        let (row, column) = (row - down, column - right);
+        let inside = (0..SIDE).contains(&row) && (0..SIDE).contains(&column);
+        let at = usize::try_from(row * SIDE + column).ok();
+        let pixel = at.filter(|_| inside).and_then(|at| image.get(at));
+        pixel.copied().unwrap_or(0.0)
+    })
 }
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
@@ -176,7 +213,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         "cnn" => Classifier::cnn()?,
         other => return Err(format!("`{other}` is neither mlp nor cnn").into()),
     };
-    let parameters = parameter_count(&model);
+    let (parameters, steps) = (parameter_count(&model), model.steps());
     let (training, held_out) = Digits::load(&data)?;
     let all: Vec<usize> = (0..held_out.len()).collect();
     let (test, _) = held_out.batch(&all, 0)?;
@@ -188,14 +225,14 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         },
         weight_decay: 0.05,
     };
-    let optimizer = Optimizer::new(rule, Schedule::cosine_decay(3e-3, STEPS, 0.0)?)?;
+    let optimizer = Optimizer::new(rule, Schedule::cosine_decay(3e-3, steps, 0.0)?)?;
     let mean = || CrossEntropyOptions::default().reduction(Reduction::Mean);
     let loss = move |model: &mut Classifier, xs: &[Array], key: &Array| {
         cross_entropy(&model.forward(&xs[0], Mode::Train(key))?, &xs[1], mean())
     };
     let mut step = TrainStep::new(model, optimizer, StepOptions::default(), loss)?;
     let scratch = std::env::temp_dir().join(format!("digits-{}", std::process::id()));
-    let options = TrainerOptions::new(u64::from(STEPS))
+    let options = TrainerOptions::new(u64::from(steps))
         .every(10, 50, 0)
         .resume(false);
     let trainer = Trainer::new(&scratch, options);
@@ -225,5 +262,9 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         all.len(),
         start.elapsed().as_secs_f64()
     )?;
+    if accuracy < ENOUGH {
+        let (found, enough) = (100.0 * accuracy, 100.0 * ENOUGH);
+        return Err(format!("{found:.2} % is less than {enough:.0} %").into());
+    }
     Ok(())
 }

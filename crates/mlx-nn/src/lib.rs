@@ -63,7 +63,9 @@ pub use pooling::{Pool, Pool1d, Pool2d, Pool3d};
 pub use positional::{Alibi, SinusoidalPositionalEncoding};
 pub use qq_linear::QqLinear;
 pub use recurrent::{Gru, Lstm, LstmSteps, Rnn};
-pub use rope::{Factors, Offset, Rope, RopeKind, RopeParameters, RopeParametersField};
+pub use rope::{
+    Factors, Offset, Rope, RopeKind, RopeParameters, RopeParametersField, with_planned_length,
+};
 pub use sequential::{CloneLayer, Sequential, UnaryLayer};
 pub use switch::{SwitchGlu, SwitchLinear, SwitchMlp};
 pub use transformer::{

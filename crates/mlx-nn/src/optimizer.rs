@@ -14,6 +14,7 @@ mod muon;
 mod rmsprop;
 mod schedule;
 mod sgd;
+mod state;
 
 use std::collections::BTreeMap;
 
@@ -28,8 +29,10 @@ pub use lion::Lion;
 pub use multi::MultiOptimizer;
 pub use muon::Muon;
 pub use rmsprop::RmsProp;
-pub use schedule::Schedule;
+pub use schedule::{CustomSchedule, Schedule};
 pub use sgd::Sgd;
+
+use state::{Kept, check, next_revision, parse, take_up};
 
 use crate::{
     Error, Gradients, Module, Result,
@@ -54,6 +57,18 @@ impl Optimize for Box<dyn Optimize> {
 
     fn set_state(&mut self, state: BTreeMap<String, Array>) -> Result<()> {
         self.as_mut().set_state(state)
+    }
+
+    fn learning_rate(&self) -> &Array {
+        self.as_ref().learning_rate()
+    }
+
+    fn set_learning_rate(&mut self, learning_rate: Schedule) -> Result<()> {
+        self.as_mut().set_learning_rate(learning_rate)
+    }
+
+    fn revision(&self) -> u64 {
+        self.as_ref().revision()
     }
 }
 
@@ -228,11 +243,29 @@ pub trait Optimize: Send + Sync {
     /// `<parameter>.<slot>`.
     fn state(&self) -> BTreeMap<String, Array>;
 
-    /// Takes up what [`state`](Self::state) gave.
+    /// Takes up what [`state`](Self::state) gave. A missing `learning_rate`, which Python's
+    /// Adafactor need not have, follows from the schedule.
     ///
     /// # Errors
-    /// [`Error::Weight`] if a name is not understood; the state is as before then.
+    /// [`Error::Weight`] if a name is not understood, or the arrays of a parameter that is
+    /// [prepared](Self::init) have other names or shapes; the state is as before then. Those of
+    /// other parameters are checked with their first gradient.
     fn set_state(&mut self, state: BTreeMap<String, Array>) -> Result<()>;
+
+    /// The learning rate of the last step, or of the first before there was one; that of the first
+    /// of several optimizers.
+    fn learning_rate(&self) -> &Array;
+
+    /// Replaces learning rate and schedule, of all optimizers if there are several.
+    ///
+    /// # Errors
+    /// [`Error::Core`] if the schedule cannot be computed.
+    fn set_learning_rate(&mut self, learning_rate: Schedule) -> Result<()>;
+
+    /// A number that changes with whatever a compiled step holds of the optimizer besides its
+    /// state, and that no two optimizers share: its schedule and its rule. By it, a
+    /// [`TrainStep`](crate::train::TrainStep) knows that it must be traced again.
+    fn revision(&self) -> u64;
 }
 
 /// Drives a [`Rule`] over all parameters.
@@ -255,7 +288,8 @@ pub struct Optimizer<R> {
     schedule: Schedule,
     step: Array,
     learning_rate: Array,
-    slots: BTreeMap<String, BTreeMap<String, Array>>,
+    slots: Kept,
+    revision: u64,
 }
 
 impl<R: Rule> Optimizer<R> {
@@ -273,7 +307,8 @@ impl<R: Rule> Optimizer<R> {
             schedule,
             step,
             learning_rate,
-            slots: BTreeMap::new(),
+            slots: Kept::new(),
+            revision: next_revision(),
         })
     }
 
@@ -289,6 +324,13 @@ impl<R: Rule> Optimizer<R> {
     pub fn set_learning_rate(&mut self, learning_rate: impl Into<Schedule>) -> Result<()> {
         let schedule = learning_rate.into();
         self.learning_rate = schedule.at(&self.step)?;
+        // A constant is part of the state, so that another one needs no new trace.
+        if !matches!(
+            (&self.schedule, &schedule),
+            (Schedule::Constant(_), Schedule::Constant(_))
+        ) {
+            self.revision = next_revision();
+        }
         self.schedule = schedule;
         Ok(())
     }
@@ -300,15 +342,11 @@ impl<R: Rule> Optimizer<R> {
 
     /// What is kept for a parameter, or what the rule starts with.
     fn slots_of(&self, key: &str, like: &Array) -> Result<Slots> {
-        let mut slots = self.rule.init(like)?;
-        if let Some(kept) = self.slots.get(key) {
-            for (name, array) in &mut slots {
-                if let Some(kept) = kept.get(*name) {
-                    *array = kept.clone();
-                }
-            }
+        let slots = self.rule.init(like)?;
+        match self.slots.get(key) {
+            Some(kept) => take_up(key, slots, kept),
+            None => Ok(slots),
         }
-        Ok(slots)
     }
 
     fn keep(&mut self, key: &str, slots: Slots) {
@@ -372,25 +410,32 @@ impl<R: Rule> Optimize for Optimizer<R> {
             .collect()
     }
 
-    fn set_state(&mut self, mut state: BTreeMap<String, Array>) -> Result<()> {
-        let mut take = |name: &str| {
-            state
-                .remove(name)
-                .ok_or_else(|| Error::weight(name, "missing in the state"))
-        };
-        let (step, learning_rate) = (take("step")?, take("learning_rate")?);
-        let mut slots = BTreeMap::<String, BTreeMap<String, Array>>::new();
-        for (key, array) in state {
-            let Some((parameter, slot)) = key.rsplit_once('.') else {
-                return Err(Error::weight(key, "names no slot of a parameter"));
-            };
-            slots
-                .entry(parameter.to_owned())
-                .or_default()
-                .insert(slot.to_owned(), array);
+    fn set_state(&mut self, state: BTreeMap<String, Array>) -> Result<()> {
+        let parsed = parse(state)?;
+        for (key, found) in &parsed.slots {
+            if let Some(known) = self.slots.get(key) {
+                let known = known.iter().map(|(name, array)| (name.as_str(), array));
+                check(key, found, known)?;
+            }
         }
-        (self.step, self.learning_rate, self.slots) = (step, learning_rate, slots);
+        let learning_rate = match parsed.learning_rate {
+            Some(rate) => rate,
+            None => self.schedule.at(&parsed.step)?,
+        };
+        (self.step, self.learning_rate, self.slots) = (parsed.step, learning_rate, parsed.slots);
         Ok(())
+    }
+
+    fn learning_rate(&self) -> &Array {
+        &self.learning_rate
+    }
+
+    fn set_learning_rate(&mut self, learning_rate: Schedule) -> Result<()> {
+        Self::set_learning_rate(self, learning_rate)
+    }
+
+    fn revision(&self) -> u64 {
+        self.revision
     }
 }
 

@@ -1,5 +1,7 @@
 //! Rotary position embedding, with every way of stretching it that published models use.
 
+mod field;
+mod length;
 mod parameters;
 mod wavelengths;
 
@@ -16,7 +18,10 @@ use mlx_core::{
     },
 };
 
-pub use parameters::{Factors, RopeKind, RopeParameters, RopeParametersField};
+pub use field::RopeParametersField;
+use length::end;
+pub use length::with_planned_length;
+pub use parameters::{Factors, RopeKind, RopeParameters};
 use wavelengths::LongRope;
 
 use crate::{Error, Result, module::parameter_free};
@@ -197,7 +202,9 @@ impl Rope {
     /// pass unchanged.
     ///
     /// Nothing is evaluated, also not with an offset for each sequence. A longrope sequence uses
-    /// the factors for its own length; keys that were cached before it grew keep theirs.
+    /// the factors for its own length, and one with dynamic scaling the base for it, as far as it
+    /// goes with this pass or will go by [`with_planned_length`]; keys that were cached before it
+    /// grew keep theirs.
     ///
     /// # Errors
     /// [`Error::Core`] if `x` has fewer than `dims` features or the offsets do not fit the batch.
@@ -219,7 +226,7 @@ impl Rope {
                 let length = length(x)?;
                 match offset {
                     Offset::Shared(start) => {
-                        let longest = start.saturating_add(length).max(*context);
+                        let longest = end(start, length).max(*context);
                         let base = self.dynamic_base(*base, *factor, *context, longest);
                         self.rotate(x, offset, RopeOptions::default().base(base))
                     }
@@ -247,9 +254,7 @@ impl Rope {
                     self.rotate_by(x, offset, wavelengths, *amplification)
                 };
                 match offset {
-                    Offset::Shared(start) if start.saturating_add(length) > *context => {
-                        rotate(long)
-                    }
+                    Offset::Shared(start) if end(start, length) > *context => rotate(long),
                     Offset::Shared(_) => rotate(short),
                     Offset::Each(starts) => {
                         let limit =

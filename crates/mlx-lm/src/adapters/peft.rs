@@ -34,22 +34,51 @@ struct Config {
 
 impl Config {
     /// The factor of a layer's update.
-    fn scale(&self, path: &str) -> f32 {
-        let pick = |patterns: &BTreeMap<String, f32>, default| {
-            let fits = |pattern: &&String| {
-                path.strip_suffix(pattern.as_str())
-                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-            };
-            patterns
-                .keys()
-                .find(fits)
-                .and_then(|pattern| patterns.get(pattern).copied())
-                .unwrap_or(default)
-        };
-        let rank = pick(&self.rank_pattern, self.r);
-        let alpha = pick(&self.alpha_pattern, self.lora_alpha);
-        alpha / if self.use_rslora { rank.sqrt() } else { rank }
+    fn scale(&self, path: &str) -> Result<f32> {
+        let rank = pick("rank_pattern", &self.rank_pattern, path, self.r)?;
+        let alpha = pick("alpha_pattern", &self.alpha_pattern, path, self.lora_alpha)?;
+        Ok(alpha / if self.use_rslora { rank.sqrt() } else { rank })
     }
+
+    /// Refuses patterns that are more than the end of a path: PEFT takes them for regular
+    /// expressions.
+    fn check_patterns(&self) -> Result<()> {
+        for (field, patterns) in [
+            ("rank_pattern", &self.rank_pattern),
+            ("alpha_pattern", &self.alpha_pattern),
+        ] {
+            let special = |pattern: &&String| pattern.contains(|c| r"\^$*+?()[]{}|".contains(c));
+            if let Some(pattern) = patterns.keys().find(special) {
+                return Err(Error::Config {
+                    field: field.to_owned(),
+                    message: format!(
+                        "`{pattern}` is a regular expression; only names of layers are supported"
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The number for a layer from the patterns that its path ends with.
+fn pick(field: &str, patterns: &BTreeMap<String, f32>, path: &str, default: f32) -> Result<f32> {
+    let fits = |pattern: &str| {
+        path.strip_suffix(pattern)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    let mut found = patterns.iter().filter(|(pattern, _)| fits(pattern));
+    let Some((_, first)) = found.next() else {
+        return Ok(default);
+    };
+    // PEFT takes the first in the file, an order that the parser does not keep.
+    if found.any(|(_, other)| other.to_bits() != first.to_bits()) {
+        return Err(Error::Config {
+            field: field.to_owned(),
+            message: format!("several patterns with different numbers fit `{path}`"),
+        });
+    }
+    Ok(*first)
 }
 
 /// Which array of an adapter a key ends with.
@@ -91,6 +120,7 @@ pub(super) fn read(
     if config.fan_in_fan_out {
         return unsupported("fan_in_fan_out", "transposed weights are not supported");
     }
+    config.check_patterns()?;
     let weights = folder.join(WEIGHTS);
     if !weights.is_file() {
         return Err(Error::MissingFile {
@@ -125,7 +155,7 @@ pub(super) fn read(
                     .remove(&Part::Magnitude)
                     .map(|m| m.astype(Dtype::Float32))
                     .transpose()?,
-                scale: config.scale(&path),
+                scale: config.scale(&path)?,
                 dropout: config.lora_dropout,
             };
             Ok((path, adapter))

@@ -98,7 +98,9 @@ impl AdaptedWeight {
         match magnitude {
             None => Ok(y),
             Some(magnitude) => {
-                let length = stop_gradient(&lengths(&y.astype(Dtype::Float32)?)?)?;
+                // The length of the adapted row itself, of which nothing is dropped.
+                let whole = self.add(&rows, &low)?;
+                let length = stop_gradient(&lengths(&whole.astype(Dtype::Float32)?)?)?;
                 let ratio = (take(magnitude, ids, 0)? / length)?;
                 Ok((expand_dims(&ratio, &[-1])?.astype(y.dtype())? * y)?)
             }

@@ -6,7 +6,9 @@ use mlx_core::{
 };
 
 use super::{Segments, Sharding, shard_inplace, sum_gradients};
-use crate::{Error, KeyPath, Linear, Module, Result, UnaryLayer, Visitor, VisitorMut, Weight};
+use crate::{
+    Error, KeyPath, Linear, Module, Result, UnaryLayer, Visitor, VisitorMut, Weight, init,
+};
 
 /// Computes this process's outputs from an input that all have: `[.., in] → [.., out / N]`.
 ///
@@ -68,11 +70,12 @@ impl AllToShardedLinear {
 
 impl ShardedToAllLinear {
     /// A layer with fresh weights, from the thread's random key: each process needs a seed of its
-    /// own. The bias, which is not cut, begins with zeros.
+    /// own. The bias, which is not cut, is the one that the first process draws; the processes
+    /// must build their layers in the same order to agree on it.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if a dimension is not positive or the inputs do not divide among
-    /// the processes.
+    /// the processes; [`Error::Core`] if they cannot reach each other.
     pub fn new(input_dims: i32, output_dims: i32, bias: bool, group: &Group) -> Result<Self> {
         let part = divide("ShardedToAllLinear", input_dims, group)?;
         let mut part = Linear::new(part, output_dims, false)?;
@@ -80,9 +83,18 @@ impl ShardedToAllLinear {
             // The bound of a whole row, of which this is a part.
             *weight = (&*weight * (1.0 / f64::from(group.size())).sqrt())?;
         }
-        part.bias = bias
-            .then(|| Array::zeros::<f32>(&[output_dims]))
-            .transpose()?;
+        if bias {
+            let own = init::symmetric_uniform(init::reciprocal_sqrt(input_dims), &[output_dims])?;
+            let first = if group.rank() == 0 {
+                own
+            } else {
+                Array::zeros::<f32>(&[output_dims])?
+            };
+            let agreed = all_sum(&first, group)?;
+            // Now, as the processes may come to use their layers in another order.
+            agreed.eval()?;
+            part.bias = Some(agreed);
+        }
         Ok(Self {
             part,
             group: group.clone(),

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use mlx_core::{Array, Dtype};
+use mlx_core::Array;
 
-use crate::{Descend, KeyPath, Module, Visitor, Weight};
+use crate::{
+    Descend, KeyPath, Module, Visitor, Weight, adapter::Adapter, module::parameters::is_floating,
+};
 
 /// One array of a model, or one quantised weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +26,7 @@ pub struct SummaryRow {
     pub trainable: bool,
 }
 
-/// The rows of a model; printed, a table with their sum.
+/// The rows of a model; printed, a table with a header and their sum.
 ///
 /// ```
 /// use mlx_nn::{Linear, summary};
@@ -79,11 +81,7 @@ impl Rows {
             storage: array.dtype().to_string(),
             parameters: count(array.shape()),
             bytes: bytes(array),
-            trainable: trainable
-                && matches!(
-                    array.dtype(),
-                    Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32 | Dtype::Float64
-                ),
+            trainable: trainable && is_floating(array.dtype()),
         });
     }
 }
@@ -98,7 +96,11 @@ impl<'a> Visitor<'a> for Rows {
     }
 
     fn weight(&mut self, path: &KeyPath<'_>, weight: &'a Weight) -> Descend {
-        let (storage, bytes) = match weight {
+        let base = match weight {
+            Weight::Adapted(adapted) => adapted.base(),
+            weight => weight,
+        };
+        let (storage, bytes) = match base {
             Weight::Unloaded { .. } => ("not loaded".to_owned(), 0),
             Weight::Quantized(weight) => (
                 weight.quantization.to_string(),
@@ -108,7 +110,7 @@ impl<'a> Visitor<'a> for Rows {
             ),
             Weight::Dense(_) | Weight::Adapted(_) => return Descend::Into,
         };
-        let shape = weight.shape();
+        let shape = base.shape();
         self.0.push(SummaryRow {
             key: path.child("weight").to_string(),
             parameters: count(&shape),
@@ -117,6 +119,19 @@ impl<'a> Visitor<'a> for Rows {
             bytes,
             trainable: false,
         });
+        if let Weight::Adapted(adapted) = weight {
+            let Adapter {
+                lora_a,
+                lora_b,
+                magnitude,
+                ..
+            } = adapted.adapter();
+            self.add(&path.child("lora_a"), lora_a, true);
+            self.add(&path.child("lora_b"), lora_b, true);
+            if let Some(magnitude) = magnitude {
+                self.add(&path.child("m"), magnitude, true);
+            }
+        }
         Descend::Over
     }
 }
@@ -132,19 +147,17 @@ fn bytes(array: &Array) -> u64 {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cells: Vec<[String; 5]> = self
-            .rows
-            .iter()
-            .map(|row| {
-                [
-                    row.key.clone(),
-                    format!("{:?}", row.shape),
-                    row.storage.clone(),
-                    row.parameters.to_string(),
-                    row.bytes.to_string(),
-                ]
-            })
-            .collect();
+        let header = ["key", "shape", "storage", "parameters", "bytes"].map(str::to_owned);
+        let rows = self.rows.iter().map(|row| {
+            [
+                row.key.clone(),
+                format!("{:?}", row.shape),
+                row.storage.clone(),
+                row.parameters.to_string(),
+                row.bytes.to_string(),
+            ]
+        });
+        let cells: Vec<[String; 5]> = std::iter::once(header).chain(rows).collect();
         let width = |column: usize| {
             let lengths = cells.iter().filter_map(|row| row.get(column));
             lengths.map(String::len).max().unwrap_or(0)

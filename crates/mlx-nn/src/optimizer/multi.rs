@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use mlx_core::Array;
 
-use super::{Optimize, parameter_of};
+use super::{Optimize, Schedule, parameter_of};
 use crate::{Error, Gradients, Result};
 
 /// Decides by key and gradient whether an optimizer takes a parameter.
@@ -60,6 +60,23 @@ impl MultiOptimizer {
             .chain([&mut self.rest])
     }
 
+    /// Runs `f` on all optimizers; where it fails, they get back the state that they had, in
+    /// which those before the failing one would else be ahead of the others.
+    fn all_or_none<T>(
+        &mut self,
+        f: impl FnOnce(&mut dyn Iterator<Item = &mut Box<dyn Optimize>>) -> Result<T>,
+    ) -> Result<T> {
+        let before: Vec<_> = self.optimizers().map(Optimize::state).collect();
+        let result = f(&mut self.optimizers_mut());
+        if result.is_err() {
+            for (optimizer, before) in self.optimizers_mut().zip(before) {
+                // An optimizer takes back the state that it gave.
+                optimizer.set_state(before)?;
+            }
+        }
+        result
+    }
+
     /// The arrays that fall to each optimizer.
     fn parts(&self, arrays: &Gradients) -> Vec<Gradients> {
         let mut parts = vec![Gradients::new(); self.filtered.len() + 1];
@@ -85,9 +102,11 @@ impl fmt::Debug for MultiOptimizer {
 impl Optimize for MultiOptimizer {
     fn init(&mut self, parameters: &Gradients) -> Result<()> {
         let parts = self.parts(parameters);
-        self.optimizers_mut()
-            .zip(&parts)
-            .try_for_each(|(optimizer, part)| optimizer.init(part))
+        self.all_or_none(|optimizers| {
+            optimizers
+                .zip(&parts)
+                .try_for_each(|(optimizer, part)| optimizer.init(part))
+        })
     }
 
     fn apply(&mut self, gradients: &Gradients, parameters: &Gradients) -> Result<Gradients> {
@@ -95,11 +114,13 @@ impl Optimize for MultiOptimizer {
             parameter_of(key, gradient, parameters)?;
         }
         let parts = self.parts(gradients);
-        let mut changed = Gradients::new();
-        for (optimizer, part) in self.optimizers_mut().zip(&parts) {
-            changed.extend(optimizer.apply(part, parameters)?);
-        }
-        Ok(changed)
+        self.all_or_none(|optimizers| {
+            let mut changed = Gradients::new();
+            for (optimizer, part) in optimizers.zip(&parts) {
+                changed.extend(optimizer.apply(part, parameters)?);
+            }
+            Ok(changed)
+        })
     }
 
     fn state(&self) -> BTreeMap<String, Array> {
@@ -129,8 +150,28 @@ impl Optimize for MultiOptimizer {
                 None => return Err(Error::weight(key, "belongs to no optimizer")),
             };
         }
+        self.all_or_none(|optimizers| {
+            optimizers
+                .zip(parts)
+                .try_for_each(|(optimizer, part)| optimizer.set_state(part))
+        })
+    }
+
+    fn learning_rate(&self) -> &Array {
+        match self.filtered.first() {
+            Some((_, first)) => first.learning_rate(),
+            None => self.rest.learning_rate(),
+        }
+    }
+
+    fn set_learning_rate(&mut self, learning_rate: Schedule) -> Result<()> {
+        // A schedule that one of them can compute, all can.
         self.optimizers_mut()
-            .zip(parts)
-            .try_for_each(|(optimizer, part)| optimizer.set_state(part))
+            .try_for_each(|optimizer| optimizer.set_learning_rate(learning_rate.clone()))
+    }
+
+    fn revision(&self) -> u64 {
+        // Every number is given once and later ones are larger, so the largest changes with each.
+        self.optimizers().map(Optimize::revision).max().unwrap_or(0)
     }
 }

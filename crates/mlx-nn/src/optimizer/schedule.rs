@@ -1,6 +1,6 @@
 //! Learning rates that depend on the step.
 
-use std::f64::consts::PI;
+use std::{f64::consts::PI, fmt, sync::Arc};
 
 use mlx_core::{
     Array, Dtype,
@@ -74,6 +74,26 @@ pub enum Schedule {
         /// Where the second, third, … begins.
         boundaries: Vec<u32>,
     },
+    /// Any function of the step.
+    Custom(CustomSchedule),
+}
+
+type Function = dyn Fn(&Array) -> Result<Array> + Send + Sync;
+
+/// A function of the step, as [`Schedule::custom`] takes it. It equals its copies alone.
+#[derive(Clone)]
+pub struct CustomSchedule(Arc<Function>);
+
+impl fmt::Debug for CustomSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CustomSchedule")
+    }
+}
+
+impl PartialEq for CustomSchedule {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl From<f32> for Schedule {
@@ -140,10 +160,26 @@ impl Schedule {
         })
     }
 
+    /// Any function of the step, which it gets as 32-bit floats of any shape, to a rate for each.
+    ///
+    /// It is traced in a compiled training step: it must compute with arrays and not read them.
+    ///
+    /// ```
+    /// use mlx_core::{Array, ops::arithmetic::rsqrt};
+    /// use mlx_nn::optimizer::Schedule;
+    ///
+    /// let schedule = Schedule::custom(|step| Ok(rsqrt(&(step + 1.0_f32)?)?));
+    /// assert_eq!(schedule.at(&Array::scalar(3_u64)?)?.item::<f32>()?, 0.5);
+    /// # Ok::<(), mlx_nn::Error>(())
+    /// ```
+    pub fn custom(rate: impl Fn(&Array) -> Result<Array> + Send + Sync + 'static) -> Self {
+        Self::Custom(CustomSchedule(Arc::new(rate)))
+    }
+
     /// The rate at `step`, a number from zero, as a 32-bit float.
     ///
     /// # Errors
-    /// [`Error::Core`] if `step` is not a number.
+    /// [`Error::Core`] if `step` is not a number; what a [custom](Self::custom) function reports.
     pub fn at(&self, step: &Array) -> Result<Array> {
         self.at_float(&step.astype(Dtype::Float32)?)
     }
@@ -152,6 +188,7 @@ impl Schedule {
         let number = |value: f64| Array::scalar_dtype(value, Dtype::Float32);
         match self {
             Self::Constant(rate) => Ok(Array::scalar(*rate)?),
+            Self::Custom(rate) => Ok((rate.0)(step)?.astype(Dtype::Float32)?),
             Self::Exponential { init, decay_rate } => {
                 Ok((power(&number(*decay_rate)?, step)? * *init)?)
             }

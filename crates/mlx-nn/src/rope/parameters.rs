@@ -1,7 +1,5 @@
 //! The rotary settings of a model configuration, in all places where they are written.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 use crate::{Error, Result};
@@ -57,6 +55,8 @@ pub struct RopeParameters {
     pub llama_4_scaling_beta: Option<f32>,
     /// mrope: how the rotated features are shared out among time, height and width.
     pub mrope_section: Option<Vec<i32>>,
+    /// mrope: whether those features are interleaved, which makes no difference to text alone.
+    pub mrope_interleaved: Option<bool>,
 }
 
 /// One factor for all wavelengths, or one for each.
@@ -67,28 +67,6 @@ pub enum Factors {
     One(f32),
     /// One for each pair of rotated features.
     Each(Vec<f32>),
-}
-
-/// What a configuration holds under `rope_parameters`: one set for all layers, or one for each
-/// kind of layer.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub enum RopeParametersField {
-    /// By layer type, for example `full_attention` and `sliding_attention`.
-    ByLayerType(BTreeMap<String, RopeParameters>),
-    /// For all layers.
-    Shared(Box<RopeParameters>),
-}
-
-impl RopeParametersField {
-    /// The set for layers of `layer_type`.
-    #[must_use]
-    pub fn for_layer_type(&self, layer_type: &str) -> Option<&RopeParameters> {
-        match self {
-            Self::ByLayerType(sets) => sets.get(layer_type),
-            Self::Shared(parameters) => Some(parameters),
-        }
-    }
 }
 
 /// The ways to stretch rotary positions over a longer context.
@@ -209,7 +187,7 @@ pub(super) fn yarn_mscale(factor: f32, mscale: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{RopeKind, RopeParameters, RopeParametersField};
+    use super::{RopeKind, RopeParameters};
 
     fn parse(text: &str) -> RopeParameters {
         serde_json::from_str(text).expect("valid JSON")
@@ -242,25 +220,6 @@ mod tests {
             .kind()
             .map_err(|e| e.to_string());
         assert_eq!(error, Err("unsupported rope type `spiral`".to_owned()));
-    }
-
-    #[test]
-    fn parameters_may_differ_by_layer_type() {
-        let text =
-            r#"{"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}"#;
-        let field: RopeParametersField = serde_json::from_str(text).expect("valid JSON");
-        let theta = |kind| field.for_layer_type(kind).and_then(|set| set.rope_theta);
-        assert_eq!(
-            (theta("full_attention"), theta("sliding_attention")),
-            (Some(1e6), Some(1e4))
-        );
-        let shared: RopeParametersField =
-            serde_json::from_str(r#"{"rope_theta": 1e5, "rope_type": "default"}"#)
-                .expect("valid JSON");
-        assert_eq!(
-            shared.for_layer_type("any").and_then(|set| set.rope_theta),
-            Some(1e5)
-        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
 
 use mlx_core::{Array, io};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{Position, TrainStep};
 use crate::{
@@ -15,9 +16,49 @@ use crate::{
     optimizer::Optimize,
 };
 
+/// What decides about the batches and the random keys: a run that goes on with other ones is not
+/// the run that was begun.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Settings {
+    pub(super) samples: usize,
+    pub(super) batch_size: usize,
+    pub(super) shuffle: Option<u64>,
+    pub(super) bucket: usize,
+    pub(super) drop_last: bool,
+    pub(super) accumulate: usize,
+    pub(super) seed: u64,
+}
+
+impl Settings {
+    /// Refuses settings that differ from these, which a checkpoint holds.
+    fn check(&self, now: &Self) -> Result<()> {
+        let fields = |settings: &Self| match serde_json::to_value(settings) {
+            Ok(Value::Object(fields)) => fields,
+            _ => Map::new(),
+        };
+        let before = fields(self);
+        let changed: Vec<String> = fields(now)
+            .iter()
+            .map(|(name, now)| (name, before.get(name).unwrap_or(&Value::Null), now))
+            .filter(|(_, before, now)| before != now)
+            .map(|(name, before, now)| format!("{name} was {before} and is {now}"))
+            .collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "the run in this folder has other settings ({}): keep them, or begin anew without \
+             `resume`",
+            changed.join(", ")
+        );
+        Err(Error::invalid("Trainer", message))
+    }
+}
+
 /// What a trainer knows besides arrays.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Progress {
+    pub(super) settings: Settings,
     pub(super) step: u64,
     pub(super) position: Position,
     pub(super) units: u64,
@@ -54,18 +95,21 @@ pub(super) fn save<M: Module + 'static, O: Optimize + 'static>(
     })
 }
 
-/// Takes up what [`save`] wrote.
+/// Takes up what [`save`] wrote in a run with the same settings; on an error the step is as before.
 pub(super) fn load<M: Module + 'static, O: Optimize + 'static>(
     path: &Path,
     step: &mut TrainStep<M, O>,
+    settings: &Settings,
 ) -> Result<Progress> {
     let (arrays, metadata) = io::load_safetensors(path)?;
     let progress = metadata
         .get(PROGRESS)
-        .map(|text| serde_json::from_str(text));
+        .map(|text| serde_json::from_str::<Progress>(text));
     let Some(Ok(progress)) = progress else {
-        return Err(Error::weight(PROGRESS, "is no checkpoint of a trainer"));
+        let message = "is no checkpoint of this version's trainer";
+        return Err(Error::weight(PROGRESS, message));
     };
+    progress.settings.check(settings)?;
     let (mut model, mut state) = (Weights::new(), BTreeMap::new());
     for (key, array) in arrays {
         if let Some(key) = key.strip_prefix(MODEL) {
@@ -76,8 +120,13 @@ pub(super) fn load<M: Module + 'static, O: Optimize + 'static>(
             return Err(Error::weight(key, "belongs to no part of a checkpoint"));
         }
     }
-    load_weights(&mut *step.model_mut(), model, &LoadOptions::default())?;
+    let before = step.state();
     step.set_state(state)?;
+    let loaded = load_weights(&mut *step.model_mut(), model, &LoadOptions::default());
+    if let Err(error) = loaded {
+        step.set_state(before)?;
+        return Err(error);
+    }
     Ok(progress)
 }
 

@@ -264,6 +264,10 @@ fn batches_of(dataset: &dyn Dataset, options: &LoaderOptions, epoch: u64) -> Vec
     if let Some(random) = &mut random {
         samples.shuffle(random);
     }
+    if options.drop_last {
+        // Before sorting, or it would always be the longest samples of the last bucket that go.
+        samples.truncate(samples.len() - samples.len() % options.batch_size.max(1));
+    }
     if options.bucket > 0 {
         for bucket in samples.chunks_mut(options.bucket.saturating_mul(options.batch_size)) {
             bucket.sort_by_key(|&sample| dataset.length(sample));
@@ -273,9 +277,6 @@ fn batches_of(dataset: &dyn Dataset, options: &LoaderOptions, epoch: u64) -> Vec
         .chunks(options.batch_size)
         .map(<[usize]>::to_vec)
         .collect();
-    if options.drop_last {
-        batches.retain(|batch| batch.len() == options.batch_size);
-    }
     // Sorted buckets would always bring their short batches first.
     if let (Some(random), true) = (&mut random, options.bucket > 0) {
         batches.shuffle(random);

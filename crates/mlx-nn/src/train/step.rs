@@ -13,9 +13,9 @@ use super::trace::{Layout, Parts, in_order, split_off};
 use crate::{
     Error, Gradients, Module, Result,
     distributed::{AverageOptions, average_gradients, mean},
-    module::{gradient::buffers, gradient::set_buffers, parameters::parameters},
+    module::{gradient::buffers, gradient::set_buffers, parameters::parameters, summary::Summary},
     optimizer::Optimize,
-    trainable_parameters, update,
+    summary, trainable_parameters, update,
 };
 
 /// How a [`TrainStep`] works.
@@ -27,6 +27,8 @@ pub struct StepOptions {
     pub compile: bool,
     /// Where the random keys of the steps begin.
     pub seed: u64,
+    /// The largest absolute value of a number in a gradient, if any; applied before the norm.
+    pub clip_value: Option<f64>,
     /// The largest norm of all gradients together, if any.
     pub clip_norm: Option<f64>,
     /// Whether a step returns before it is computed, so that the next one is prepared meanwhile,
@@ -45,6 +47,7 @@ impl Default for StepOptions {
         Self {
             compile: true,
             seed: 0,
+            clip_value: None,
             clip_norm: None,
             pipelined: false,
             group: None,
@@ -63,6 +66,12 @@ impl StepOptions {
     /// Sets where the random keys begin.
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// Sets the largest absolute value of a number in a gradient.
+    pub const fn clip_value(mut self, value: f64) -> Self {
+        self.clip_value = Some(value);
         self
     }
 
@@ -172,6 +181,7 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
             model: RefCell::new(model),
             optimizer: RefCell::new(optimizer),
             loss: Box::new(loss),
+            clip_value: options.clip_value,
             clip_norm: options.clip_norm,
         };
         Ok(Self {
@@ -194,8 +204,8 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
         self.parts.model.borrow_mut()
     }
 
-    /// The optimizer, for changes between steps. What is compiled of it is its rule: a new
-    /// schedule needs [`recompile`](Self::recompile).
+    /// The optimizer, for changes between steps. With a new schedule the next step is traced
+    /// again; another constant rate is only another number.
     pub fn optimizer_mut(&mut self) -> RefMut<'_, O> {
         self.parts.optimizer.borrow_mut()
     }
@@ -205,16 +215,44 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
         self.compiled = None;
     }
 
-    /// Stops training the parameters whose key fulfils `predicate`.
-    pub fn freeze(&mut self, predicate: impl Fn(&str) -> bool) {
+    /// Stops training the parameters whose key fulfils `predicate`; returns how many do. None is
+    /// usually a slip in the predicate.
+    pub fn freeze(&mut self, predicate: impl Fn(&str) -> bool) -> usize {
         let keys = trainable_parameters(&*self.model()).into_keys();
         let chosen: Vec<String> = keys.filter(|key| predicate(key)).collect();
+        let count = chosen.len();
         self.frozen.extend(chosen);
+        count
     }
 
-    /// Trains the parameters whose key fulfils `predicate` again.
-    pub fn unfreeze(&mut self, predicate: impl Fn(&str) -> bool) {
+    /// Trains the parameters whose key fulfils `predicate` again; returns how many were frozen.
+    pub fn unfreeze(&mut self, predicate: impl Fn(&str) -> bool) -> usize {
+        let before = self.frozen.len();
         self.frozen.retain(|key| !predicate(key));
+        before - self.frozen.len()
+    }
+
+    /// The parameters that a step changes: those that are trainable and not
+    /// [frozen](Self::freeze).
+    pub fn trained_parameters(&self) -> BTreeMap<String, Array> {
+        let mut trained = trainable_parameters(&*self.model());
+        trained.retain(|key, _| !self.frozen.contains(key));
+        trained
+    }
+
+    /// The [`summary`](crate::summary()) of the model, in which frozen parameters are not
+    /// trainable.
+    pub fn summary(&self) -> Summary {
+        let mut table = summary(&*self.model());
+        for row in &mut table.rows {
+            row.trainable &= !self.frozen.contains(&row.key);
+        }
+        table
+    }
+
+    /// Where the random keys began.
+    pub(super) const fn seed(&self) -> u64 {
+        self.options.seed
     }
 
     /// The processes that train together, if there are several.
@@ -355,7 +393,8 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
     /// Takes up what [`state`](Self::state) gave.
     ///
     /// # Errors
-    /// [`Error::Weight`] if a name is not understood or missing; the state is as before then.
+    /// [`Error::Weight`] if a name is not understood or missing, or an array does not fit the
+    /// parameter that it belongs to; the state is as before then.
     pub fn set_state(&mut self, mut state: BTreeMap<String, Array>) -> Result<()> {
         let key = state
             .remove("key")
@@ -364,8 +403,22 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
             Some(rest) => Ok((rest.to_owned(), array)),
             None => Err(Error::weight(name, "belongs to no part of the state")),
         };
-        let optimizer = state.into_iter().map(strip).collect::<Result<_>>()?;
-        self.parts.optimizer.borrow_mut().set_state(optimizer)?;
+        let state = state.into_iter().map(strip).collect::<Result<_>>()?;
+        if key.shape() != self.key.shape() || key.dtype() != self.key.dtype() {
+            return Err(Error::weight("key", "is no random key"));
+        }
+        let trained = self.trained_parameters();
+        let mut optimizer = self.parts.optimizer.borrow_mut();
+        let before = optimizer.state();
+        // An optimizer that knows its parameters knows what their state must look like.
+        if let Err(error) = optimizer
+            .init(&trained)
+            .and_then(|()| optimizer.set_state(state))
+        {
+            // It takes back the state that it gave.
+            optimizer.set_state(before)?;
+            return Err(error);
+        }
         self.key = key;
         Ok(())
     }
@@ -410,9 +463,8 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
     }
 
     fn layout(&self) -> Result<Layout> {
+        let trained = self.trained_parameters();
         let model = self.parts.model.borrow();
-        let mut trained = trainable_parameters(&*model);
-        trained.retain(|key, _| !self.frozen.contains(key));
         if trained.is_empty() {
             return Err(Error::invalid(
                 "TrainStep",
@@ -433,6 +485,7 @@ impl<M: Module + 'static, O: Optimize + 'static> TrainStep<M, O> {
             trained: trained.into_keys().collect(),
             buffers: buffers(&*model).into_keys().collect(),
             state: state.into_keys().collect(),
+            revision: optimizer.revision(),
         })
     }
 

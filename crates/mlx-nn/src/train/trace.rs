@@ -11,7 +11,7 @@ use mlx_core::{Array, ops::random::split};
 use crate::{
     Error, Gradients, Module, Result,
     module::gradient::buffers,
-    optimizer::{Optimize, clip_grad_norm},
+    optimizer::{Optimize, clip_grad_norm, clip_grad_value},
     with_arrays,
 };
 
@@ -23,6 +23,7 @@ pub(super) struct Parts<M, O> {
     pub(super) model: RefCell<M>,
     pub(super) optimizer: RefCell<O>,
     pub(super) loss: Loss<M>,
+    pub(super) clip_value: Option<f64>,
     pub(super) clip_norm: Option<f64>,
 }
 
@@ -37,6 +38,8 @@ pub(super) struct Layout {
     pub(super) buffers: Vec<String>,
     /// The optimizer's state.
     pub(super) state: Vec<String>,
+    /// What else is in the trace: the optimizer's rule and schedule.
+    pub(super) revision: u64,
 }
 
 /// Arrays in the order of their names.
@@ -112,6 +115,9 @@ impl<M: Module + 'static, O: Optimize + 'static> Parts<M, O> {
         let (trained, rest) = split_off(inputs, layout.trained.len())?;
         let (state, gradients) = split_off(rest, layout.state.len())?;
         let mut gradients: Gradients = named(&layout.trained, gradients);
+        if let Some(max_value) = self.clip_value {
+            gradients = clip_grad_value(&gradients, max_value)?;
+        }
         if let Some(max_norm) = self.clip_norm {
             gradients = clip_grad_norm(&gradients, max_norm)?.0;
         }

@@ -9,7 +9,7 @@ use mlx_core::{Array, memory};
 
 use super::{
     Dataset, Loader, LoaderOptions, Log, Record, TrainStep,
-    checkpoint::{self, Progress},
+    checkpoint::{self, Progress, Settings},
     progress::Bar,
 };
 use crate::{
@@ -32,6 +32,8 @@ pub struct TrainerOptions {
     pub evaluate_every: u64,
     /// Steps between two checkpoints.
     pub checkpoint_every: u64,
+    /// Batches whose mean gradient makes one step.
+    pub accumulate: usize,
     /// Evaluations without a new best after which training stops.
     pub patience: Option<u32>,
     /// The time after which training stops, counted over resumed runs together.
@@ -43,14 +45,15 @@ pub struct TrainerOptions {
 }
 
 impl TrainerOptions {
-    /// A record every 10 steps, an evaluation every 100, a checkpoint every 100, nothing shown,
-    /// resumed where there is something to resume.
+    /// A record every 10 steps, an evaluation every 100, a checkpoint every 100, one batch a step,
+    /// nothing shown, resumed where there is something to resume.
     pub const fn new(steps: u64) -> Self {
         Self {
             steps,
             log_every: 10,
             evaluate_every: 100,
             checkpoint_every: 100,
+            accumulate: 1,
             patience: None,
             time_limit: None,
             progress: false,
@@ -63,6 +66,12 @@ impl TrainerOptions {
         self.log_every = log;
         self.evaluate_every = evaluate;
         self.checkpoint_every = checkpoint;
+        self
+    }
+
+    /// Sets how many batches make one step.
+    pub const fn accumulate(mut self, batches: usize) -> Self {
+        self.accumulate = batches;
         self
     }
 
@@ -122,7 +131,8 @@ pub struct Report {
 /// `best.safetensors`, the weights with the lowest held-out loss.
 ///
 /// Resuming is exact: the order of samples, the random keys and the optimizer go on as if nothing
-/// had happened, and the log has no gap and no double line.
+/// had happened, and the log has no gap and no double line. A run that was over stays so: run again
+/// with the same options it takes no step.
 ///
 /// If the step has a [group](super::StepOptions::group), every process runs the same trainer on
 /// its part of each batch. They share the folder, into which the first of them writes, and agree
@@ -164,8 +174,9 @@ impl Trainer {
     ///
     /// # Errors
     /// What the step, the data or `evaluate` report; [`Error::InvalidArgument`] if the loss is no
-    /// finite number any more; [`Error::File`] if the folder cannot be written. The checkpoint
-    /// before it stays.
+    /// finite number any more, or the checkpoint is of a run with other samples, batches or seeds;
+    /// [`Error::Weight`] if it is of another model or optimizer; [`Error::File`] if the folder
+    /// cannot be written. The checkpoint before it stays.
     pub fn run<M: Module + 'static, O: Optimize + 'static>(
         &self,
         step: &mut TrainStep<M, O>,
@@ -174,10 +185,23 @@ impl Trainer {
         mut evaluate: impl FnMut(&M) -> Result<f64>,
     ) -> Result<Report> {
         let checkpoint_path = self.checkpoint_path();
+        let batches = self.options.accumulate.max(1);
+        let settings = Settings {
+            samples: dataset.len(),
+            batch_size: loader.batch_size,
+            shuffle: loader.shuffle,
+            bucket: loader.bucket,
+            drop_last: loader.drop_last,
+            accumulate: batches,
+            seed: step.seed(),
+        };
         let mut progress = if self.options.resume && checkpoint_path.exists() {
-            checkpoint::load(&checkpoint_path, step)?
+            checkpoint::load(&checkpoint_path, step, &settings)?
         } else {
-            Progress::default()
+            Progress {
+                settings,
+                ..Progress::default()
+            }
         };
         let group = step.group().cloned();
         let group = group.as_ref();
@@ -202,29 +226,41 @@ impl Trainer {
         let mut since = (Instant::now(), progress.units);
         let mut pending: Vec<Array> = Vec::new();
         let is_due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
-        let mut stopped = StopReason::Done;
-        while progress.step < self.options.steps {
-            let batch = loader.next_batch()?;
-            pending.push(step.step(&batch.arrays)?);
+        let out_of_time = || match self.options.time_limit {
+            Some(limit) => {
+                let over = before + start.elapsed().as_secs_f64() >= limit.as_secs_f64();
+                // Clocks differ: all stop with the first.
+                Ok(largest(i64::from(over), group)? > 0)
+            }
+            None => Ok::<bool, Error>(false),
+        };
+        let mut is_late = out_of_time()?;
+        let stopped = loop {
+            // Asked before the first step as well, so that a run that was over stays so.
+            if let Some(reason) = self.over(&progress, is_late) {
+                break reason;
+            }
+            let mut parts = Vec::with_capacity(batches);
+            for _ in 0..batches {
+                let batch = loader.next_batch()?;
+                // The parts of a batch have as many samples, and count for as many units.
+                progress.units += batch.units.saturating_mul(size.unsigned_abs().into());
+                progress.position = batch.next;
+                parts.push(batch.arrays);
+            }
+            pending.push(match parts.as_slice() {
+                [whole] => step.step(whole)?,
+                parts => step.accumulate(parts)?,
+            });
             progress.step += 1;
-            // The parts of a batch have as many samples, and count for as many units.
-            progress.units += batch.units.saturating_mul(size.unsigned_abs().into());
-            progress.position = batch.next;
             bar.advance(progress.step);
 
             let last = progress.step == self.options.steps;
             let log_due = last || is_due(progress.step, self.options.log_every);
             let evaluation_due = last || is_due(progress.step, self.options.evaluate_every);
-            let out_of_time = match self.options.time_limit {
-                Some(limit) => {
-                    let over = before + start.elapsed().as_secs_f64() >= limit.as_secs_f64();
-                    // Clocks differ: all stop with the first.
-                    largest(i64::from(over), group)? > 0
-                }
-                None => false,
-            };
+            is_late = out_of_time()?;
             let checkpoint_due =
-                last || out_of_time || is_due(progress.step, self.options.checkpoint_every);
+                last || is_late || is_due(progress.step, self.options.checkpoint_every);
             if log_due || evaluation_due || checkpoint_due {
                 read(&mut pending, &mut progress.pending)?;
             }
@@ -273,25 +309,13 @@ impl Trainer {
                 bar.show(&record, progress.best);
                 since = (Instant::now(), progress.units);
             }
-            let stale = self
-                .options
-                .patience
-                .is_some_and(|patience| progress.stale >= patience.max(1));
-            if checkpoint_due || stale {
+            if checkpoint_due || self.is_stale(&progress) {
                 progress.seconds = before + start.elapsed().as_secs_f64();
                 if writes {
                     checkpoint::save(&checkpoint_path, step, &progress)?;
                 }
             }
-            if stale && evaluation_due {
-                stopped = StopReason::Stale;
-                break;
-            }
-            if out_of_time {
-                stopped = StopReason::Time;
-                break;
-            }
-        }
+        };
         bar.finish();
         // Nobody goes on to read the files before they are written.
         largest(0, group)?;
@@ -302,6 +326,22 @@ impl Trainer {
             best: progress.best,
             stopped,
         })
+    }
+
+    /// Why there is no further step to take, if so.
+    fn over(&self, progress: &Progress, is_late: bool) -> Option<StopReason> {
+        if self.is_stale(progress) {
+            Some(StopReason::Stale)
+        } else if progress.step >= self.options.steps {
+            Some(StopReason::Done)
+        } else {
+            is_late.then_some(StopReason::Time)
+        }
+    }
+
+    fn is_stale(&self, progress: &Progress) -> bool {
+        let patience = self.options.patience;
+        patience.is_some_and(|patience| progress.stale >= patience.max(1))
     }
 }
 

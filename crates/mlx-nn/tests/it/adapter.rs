@@ -1,5 +1,7 @@
 //! LoRA and DoRA: what they compute, in and out, and training them alone.
 
+use std::collections::BTreeMap;
+
 use mlx_core::{Array, ops::random};
 use mlx_nn::{
     Embedding, Error, LayerQuantization, Linear, LoadOptions, Module, QuantMode, Quantization,
@@ -119,6 +121,52 @@ fn adapted_layers_equal_python() -> TestResult {
     golden.check(case, "y", &y)
 }
 
+/// An adapter of traced arrays: the factors, and the lengths for DoRA.
+fn traced(parts: &[Array]) -> BTreeMap<String, Adapter> {
+    let adapter = Adapter {
+        lora_a: parts[0].clone(),
+        lora_b: parts[1].clone(),
+        magnitude: parts.get(2).cloned(),
+        scale: 2.0,
+        dropout: 0.0,
+    };
+    [(String::new(), adapter)].into()
+}
+
+#[test]
+fn gradients_of_adapters_equal_python() -> TestResult {
+    let golden = Golden::open("adapter")?;
+    for (kind, parts) in [
+        ("lora", &["lora_a", "lora_b"][..]),
+        ("dora", &["lora_a", "lora_b", "m"]),
+    ] {
+        let inputs = [&["x"], parts].concat();
+        let case = format!("{kind}.gradient");
+        let layer = Linear::from_weights(golden.get(&case, "weight")?, None)?;
+        golden.check_function(&case, &inputs, move |xs| {
+            let mut layer = layer.clone();
+            attach_adapters(&mut layer, traced(&xs[1..]))?;
+            layer.forward(&xs[0])
+        })?;
+        let case = format!("{kind}_embedding.logits.gradient");
+        let table = Embedding::from_weights(golden.get(&case, "weight")?);
+        golden.check_function(&case, &inputs, move |xs| {
+            let mut table = table.clone();
+            attach_adapters(&mut table, traced(&xs[1..]))?;
+            table.as_linear(&xs[0])
+        })?;
+        let case = format!("{kind}_embedding.rows.gradient");
+        let table = Embedding::from_weights(golden.get(&case, "weight")?);
+        let ids = golden.get(&case, "ids")?;
+        golden.check_function(&case, parts, move |xs| {
+            let mut table = table.clone();
+            attach_adapters(&mut table, traced(xs))?;
+            table.forward(&ids)
+        })?;
+    }
+    Ok(())
+}
+
 #[test]
 fn adapters_drop_what_python_drops() -> TestResult {
     let golden = Golden::open("adapter")?;
@@ -152,15 +200,16 @@ fn adapters_drop_what_python_drops() -> TestResult {
         assert_eq!(layer.forward(&x)?.to_vec::<f32>()?, calm);
         assert_ne!(first.to_vec::<f32>()?, calm);
     }
-    let case = "lora_embedding.dropout";
-    let mut table = Embedding::from_weights(golden.get(case, "weight")?);
-    attach_adapters(&mut table, [(String::new(), of(case)?)].into())?;
-    let (ids, x) = (golden.get(case, "ids")?, golden.get(case, "x")?);
-    let (first, second) = with_dropout(&random::key(5)?, || {
-        Ok::<_, Error>((table.forward(&ids)?, table.as_linear(&x)?))
-    })?;
-    golden.check(case, "first", &first)?;
-    golden.check(case, "second", &second)?;
+    for case in ["lora_embedding.dropout", "dora_embedding.dropout"] {
+        let mut table = Embedding::from_weights(golden.get(case, "weight")?);
+        attach_adapters(&mut table, [(String::new(), of(case)?)].into())?;
+        let (ids, x) = (golden.get(case, "ids")?, golden.get(case, "x")?);
+        let (first, second) = with_dropout(&random::key(5)?, || {
+            Ok::<_, Error>((table.forward(&ids)?, table.as_linear(&x)?))
+        })?;
+        golden.check(case, "first", &first)?;
+        golden.check(case, "second", &second)?;
+    }
 
     let mut layer = Linear::new(4, 4, false)?;
     let options = AdapterOptions::default().dropout(1.0);

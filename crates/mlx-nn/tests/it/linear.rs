@@ -236,3 +236,13 @@ fn fresh_weights_stay_within_their_bound() -> TestResult {
     assert!(values.iter().any(|v| *v > 0.2) && values.iter().any(|v| *v < -0.2));
     Ok(())
 }
+
+#[test]
+fn a_layer_of_cut_inputs_draws_its_bias() -> TestResult {
+    let group = mlx_core::distributed::Group::alone()?;
+    let layer = mlx_nn::distributed::ShardedToAllLinear::new(64, 8, true, &group)?;
+    let bias = mlx_nn::parameters(&layer)["bias"].to_vec::<f32>()?;
+    assert!(bias.iter().all(|b| b.abs() <= 0.125), "{bias:?}");
+    assert!(bias.iter().any(|b| *b != 0.0), "{bias:?}");
+    Ok(())
+}

@@ -51,6 +51,20 @@ fn losses_over_classes_equal_python() -> TestResult {
             binary_cross_entropy(&xs[0], &targets, None, with_logits, Reduction::Mean)
         })?;
     }
+    let each = shared("each")?;
+    for (case, with_logits, reduction) in [
+        ("binary_cross_entropy.weights", true, Reduction::None),
+        (
+            "binary_cross_entropy.chances.weights",
+            false,
+            Reduction::Mean,
+        ),
+    ] {
+        let (targets, each) = (chances.clone(), each.clone());
+        golden.check_function(case, &["x"], move |xs| {
+            binary_cross_entropy(&xs[0], &targets, Some(&each), with_logits, reduction)
+        })?;
+    }
     golden.check_function("nll", &["x"], move |xs| {
         nll_loss(&xs[0], &ids, -1, Reduction::None)
     })?;
@@ -80,6 +94,9 @@ fn losses_over_numbers_equal_python() -> TestResult {
     })?;
     golden.check_function("gaussian_nll", &["x", "t", "variances"], move |xs| {
         gaussian_nll_loss(&xs[0], &xs[1], &xs[2], true, 1e-6, mean)
+    })?;
+    golden.check_function("gaussian_nll.short", &["x", "t", "variances"], move |xs| {
+        gaussian_nll_loss(&xs[0], &xs[1], &xs[2], false, 1e-6, none)
     })?;
     golden.check_function("cosine_similarity", names, move |xs| {
         cosine_similarity_loss(&xs[0], &xs[1], 1, 1e-8, none)

@@ -10,9 +10,15 @@ mod linear;
 mod load;
 mod loss;
 mod optimizer;
+mod optimizer_state;
 mod rope;
 mod step;
+mod summary;
 mod switch;
 mod train;
 #[cfg(feature = "train")]
 mod trainer;
+#[cfg(feature = "train")]
+mod trainer_killed;
+#[cfg(feature = "train")]
+mod trainer_resume;

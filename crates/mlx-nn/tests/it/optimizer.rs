@@ -28,6 +28,21 @@ fn gradients(golden: &Golden, step: i32) -> Result<Gradients, Box<dyn std::error
     NAMES.iter().map(at).collect()
 }
 
+/// Compares how far a parameter has come: small steps vanish beside what they start from.
+fn check_way(start: &Array, found: &Array, golden: &Array) -> Result<(), String> {
+    let read = |array: &Array| array.to_vec::<f32>().map_err(|error| error.to_string());
+    let (start, found, golden) = (read(start)?, read(found)?, read(golden)?);
+    let largest = |numbers: &mut dyn Iterator<Item = f32>| numbers.fold(0.0_f32, f32::max);
+    let way = largest(&mut golden.iter().zip(&start).map(|(a, b)| (a - b).abs()));
+    let gap = largest(&mut golden.iter().zip(&found).map(|(a, b)| (a - b).abs()));
+    // Each step rounds to a float near the parameter.
+    let rounding = 4.0 * f32::EPSILON * largest(&mut start.iter().map(|a| a.abs()));
+    if way > 0.0 && gap <= 2e-5 * way + rounding {
+        return Ok(());
+    }
+    Err(format!("{gap:e} off the end of a way of {way:e}"))
+}
+
 fn check<R: Rule>(
     golden: &Golden,
     case: &str,
@@ -35,12 +50,16 @@ fn check<R: Rule>(
     learning_rate: impl Into<Schedule>,
 ) -> TestResult {
     let mut optimizer = Optimizer::new(rule, learning_rate)?;
-    let mut parameters = start(golden)?;
+    let start = start(golden)?;
+    let mut parameters = start.clone();
     for step in 0..20 {
         parameters = optimizer.apply(&gradients(golden, step)?, &parameters)?;
         if step == 0 || step == 19 {
+            let case = format!("{case}.{}", step + 1);
             for (name, parameter) in &parameters {
-                golden.check(&format!("{case}.{}", step + 1), name, parameter)?;
+                golden.check(&case, name, parameter)?;
+                check_way(&start[name], parameter, &golden.get(&case, name)?)
+                    .map_err(|error| format!("{case}/{name}: {error}"))?;
             }
         }
     }
@@ -292,4 +311,80 @@ fn several_rules_at_once_equal_python() -> TestResult {
         golden.check("multi.20", name, parameter)?;
     }
     Ok(())
+}
+
+fn check_half<R: Rule + Copy>(
+    golden: &Golden,
+    case: &str,
+    rule: R,
+    learning_rate: f32,
+) -> TestResult {
+    for dtype in ["float16", "bfloat16"] {
+        let names = ["matrix", "vector"];
+        let named = |prefix: &str, step: Option<i32>| -> mlx_nn::Result<Gradients> {
+            let get = |name: &&str| -> mlx_nn::Result<(String, Array)> {
+                let array = golden
+                    .get(dtype, &format!("{prefix}{name}"))
+                    .map_err(mlx_core::Error::Backend)?;
+                let array = step.map_or(Ok(array.clone()), |step| array.index(step))?;
+                Ok(((*name).to_owned(), array))
+            };
+            names.iter().map(get).collect()
+        };
+        let mut optimizer = Optimizer::new(rule, learning_rate)?;
+        let mut parameters = named("", None)?;
+        for step in 0..20 {
+            parameters = optimizer.apply(&named("gradients.", Some(step))?, &parameters)?;
+        }
+        for (name, parameter) in &parameters {
+            golden.check(&format!("{dtype}.{case}"), name, parameter)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn half_precision_equals_python_in_dtype_and_value() -> TestResult {
+    let golden = Golden::open("optimizer_half")?;
+    let sgd = Sgd {
+        momentum: 0.9,
+        weight_decay: 0.01,
+        dampening: 0.1,
+        nesterov: false,
+    };
+    check_half(&golden, "sgd.momentum", sgd, 0.1)?;
+    check_half(&golden, "rmsprop", RmsProp::default(), 0.01)?;
+    check_half(&golden, "adagrad", Adagrad::default(), 0.1)?;
+    let adadelta = AdaDelta {
+        eps: 1e-4,
+        ..AdaDelta::default()
+    };
+    check_half(&golden, "adadelta", adadelta, 1.0)?;
+    let adam = Adam {
+        eps: 1e-4,
+        ..Adam::default()
+    };
+    let corrected = Adam {
+        bias_correction: true,
+        ..adam
+    };
+    check_half(&golden, "adam.corrected", corrected, 0.01)?;
+    let weight_decay = 0.1;
+    check_half(&golden, "adamw", AdamW { adam, weight_decay }, 0.01)?;
+    let adamax = Adamax {
+        eps: 1e-4,
+        ..Adamax::default()
+    };
+    check_half(&golden, "adamax", adamax, 0.01)?;
+    let lion = Lion {
+        weight_decay,
+        ..Lion::default()
+    };
+    check_half(&golden, "lion", lion, 0.01)?;
+    let adafactor = Adafactor {
+        eps: (1e-6, 1e-3),
+        ..Adafactor::default()
+    };
+    check_half(&golden, "adafactor", adafactor, 0.0)?;
+    check_half(&golden, "muon", Muon::default(), 0.02)
 }

@@ -5,7 +5,7 @@ use mlx_nn::{
     Activation, BatchNorm, Dropout, Error, Linear, LoadOptions, Mode, Module, Sequential, Weights,
     checkpoint, load_weights,
     loss::{Reduction, mse_loss},
-    optimizer::{Adam, MultiOptimizer, Optimizer, Schedule, Sgd},
+    optimizer::{Adam, MultiOptimizer, Optimize, Optimizer, Schedule, Sgd},
     parameters, save_weights_npz, summary,
     train::{StepOptions, TrainStep},
     value_and_grad,
@@ -256,5 +256,62 @@ fn npz_files_and_dtypes_are_checked() -> TestResult {
         (table.parameters(), table.trainable(), table.bytes()),
         (8, 8, 32)
     );
+    Ok(())
+}
+
+#[test]
+fn a_compiled_step_notices_another_schedule() -> TestResult {
+    // The gradient of the only weight is one, so that a step goes as far as its rate.
+    let make = |rate: Schedule| -> mlx_nn::Result<_> {
+        let optimizer = Optimizer::new(Sgd::default(), rate)?;
+        let several = MultiOptimizer::new(optimizer);
+        let line = Linear::from_weights(Array::zeros::<f32>(&[1, 1])?, None)?;
+        TrainStep::new(line, several, StepOptions::default(), |line, xs, _| {
+            Ok(line.forward(&xs[0])?.sum(false)?)
+        })
+    };
+    let one = [Array::ones::<f32>(&[1, 1])?];
+    let mut step = make(Schedule::exponential_decay(0.5, 0.5))?;
+    let went = |step: &mut TrainStep<Linear, MultiOptimizer>| -> Result<f32, mlx_nn::Error> {
+        let read = |step: &TrainStep<Linear, MultiOptimizer>| {
+            parameters(&*step.model())["weight"].item::<f32>()
+        };
+        let before = read(step)?;
+        let _loss = step.step(&one)?;
+        Ok(before - read(step)?)
+    };
+    assert_eq!((went(&mut step)?, went(&mut step)?), (0.5, 0.25));
+    let linear = Schedule::linear(0.0, 8.0, 8)?;
+    step.optimizer_mut().set_learning_rate(linear)?;
+    assert_eq!((went(&mut step)?, went(&mut step)?), (2.0, 3.0));
+    step.optimizer_mut().set_learning_rate(0.125.into())?;
+    assert_eq!((went(&mut step)?, went(&mut step)?), (0.125, 0.125));
+    step.optimizer_mut().set_learning_rate(0.25.into())?;
+    assert_eq!(went(&mut step)?, 0.25);
+    // Another optimizer in its place, too.
+    *step.optimizer_mut() = MultiOptimizer::new(Optimizer::new(
+        Sgd::default(),
+        Schedule::linear(1.0, 2.0, 2)?,
+    )?);
+    assert_eq!((went(&mut step)?, went(&mut step)?), (1.0, 1.5));
+    Ok(())
+}
+
+#[test]
+fn numbers_of_gradients_are_limited_before_their_norm() -> TestResult {
+    let went = |options: StepOptions| -> mlx_nn::Result<Vec<f32>> {
+        let line = Linear::from_weights(Array::zeros::<f32>(&[1, 2])?, None)?;
+        let sgd = Optimizer::new(Sgd::default(), 1.0)?;
+        let mut step = TrainStep::new(line, sgd, options, |line, xs, _| {
+            Ok(line.forward(&xs[0])?.sum(false)?)
+        })?;
+        let _loss = step.step(&[Array::from_slice::<f32>(&[-30.0, 4.0], &[1, 2])?])?;
+        Ok(parameters(&*step.model())["weight"].to_vec::<f32>()?)
+    };
+    let options = StepOptions::default().clip_value(3.0);
+    assert_eq!(went(options.clone())?, [3.0, -3.0]);
+    let both = went(options.clip_norm(1.0))?;
+    assert!((both[0] - 0.5_f32.sqrt()).abs() < 1e-5, "{both:?}");
+    assert!(went(StepOptions::default().clip_value(-1.0)).is_err());
     Ok(())
 }
