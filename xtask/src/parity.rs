@@ -36,6 +36,11 @@ const COMPARED: &[(&str, &str, &str)] = &[
         "mlx-tests",
         "gradients::every_gradient_is_pythons_and_the_derivative",
     ),
+    (
+        "adapters",
+        "mlx-tests",
+        "adapters::folders_of_python_compute_what_they_do_there",
+    ),
 ];
 
 const REQUIREMENTS: &str = "xtask/python/requirements.txt";
@@ -59,6 +64,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         if script == "dlpack" {
             command.arg("--library").arg(dlpack_library()?);
+        }
+        if script == "adapters" {
+            command.arg("--program").arg(example("adapters")?);
         }
         if let Err(error) = sh::run(&mut command) {
             eprintln!("{error:#}");
@@ -91,14 +99,19 @@ fn compare(script: &str) -> Result<()> {
 
 /// Builds what gives Python our DLPack tensors.
 fn dlpack_library() -> Result<PathBuf> {
-    let example = ["build", "--package", "mlx-tests", "--example", "dlpack"];
-    sh::run(sh::cargo().args(example))?;
     let name = format!(
         "{}dlpack{}",
         std::env::consts::DLL_PREFIX,
         std::env::consts::DLL_SUFFIX
     );
-    Ok(sh::target().join("debug/examples").join(name))
+    Ok(example("dlpack")?.with_file_name(name))
+}
+
+/// Builds a program of tests/examples.
+fn example(name: &str) -> Result<PathBuf> {
+    sh::run(sh::cargo().args(["build", "--package", "mlx-tests", "--example", name]))?;
+    let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
+    Ok(sh::target().join("debug/examples").join(file))
 }
 
 /// The names of the scripts: files that run by themselves, as opposed to what
