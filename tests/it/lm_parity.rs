@@ -11,6 +11,7 @@ use mlx_lm::chat::Message;
 use mlx_lm::generate::{Event, Generator, Request, SequenceId, Speculation};
 use mlx_lm::load::{QuantizeOptions, SaveOptions};
 use mlx_lm::{GenerateOptions, LoadedModel, Loader, SamplingOptions};
+use mlx_nn::parameters;
 use serde_json::Value;
 
 use crate::support::{
@@ -56,6 +57,18 @@ cases! {
     gemma3_text_f32: "gemma3_text/f32",
     gemma3_text_with_nested_rope_parameters: "gemma3_text/rope-parameters",
     gemma3_without_its_vision_part: "gemma3/f32",
+    gemma3_of_a_configuration_that_leaves_out_defaults: "gemma3/sparse",
+    gemma4_without_its_other_parts: "gemma4/f32",
+    gemma4_unified_without_its_other_parts: "gemma4_unified/f32",
+    kimi_k2_by_the_weights_of_deepseek_v3: "kimi_k2/f32",
+    qwen2_vl_without_its_vision_part: "qwen2_vl/f32",
+    qwen2_5_vl_without_its_vision_part: "qwen2_5_vl/f32",
+    qwen3_vl_without_its_vision_part: "qwen3_vl/f32",
+    qwen3_vl_with_experts_without_its_vision_part: "qwen3_vl_moe/f32",
+    qwen3_5_without_its_vision_part: "qwen3_5/f32",
+    qwen3_5_with_experts_without_its_vision_part: "qwen3_5_moe/f32",
+    lfm2_with_rope_scaling: "lfm2/rope-scaling",
+    gemma4_text_with_rope_scaling: "gemma4_text/rope-scaling",
     phi3_f32: "phi3/f32",
     phi3_with_a_sliding_window: "phi3/sliding",
     phi3_with_longrope_below_its_original_length: "phi3/longrope-short",
@@ -136,6 +149,38 @@ fn every_fixture_has_its_test() -> Outcome {
     let mut tested = CASES.to_vec();
     tested.sort_unstable();
     assert_eq!(found, tested);
+    Ok(())
+}
+
+#[test]
+fn constants_of_recurrences_and_routers_are_not_narrowed() -> Outcome {
+    let case = Case::load("nemotron_h/f32")?;
+    let folder = tempfile::TempDir::new()?;
+    case.model.save(folder.path(), &SaveOptions::default())?;
+    let narrow = Loader::new(folder.path()).dtype(Dtype::Bfloat16).load()?;
+    let exact = [
+        ".A_log",
+        ".D",
+        ".dt_bias",
+        ".gate.weight",
+        ".e_score_correction_bias",
+    ];
+    let mut found = 0;
+    for (key, array) in parameters(narrow.model()) {
+        let is_exact = exact.iter().any(|end| key.ends_with(end));
+        found += usize::from(is_exact);
+        let expected = if is_exact {
+            Dtype::Float32
+        } else {
+            Dtype::Bfloat16
+        };
+        assert_eq!(array.dtype(), expected, "{key}");
+    }
+    assert_eq!(found, exact.len());
+    // What runs past the layers is none of them.
+    let mut cache = narrow.model().make_cache(&CacheOptions::default());
+    let logits = narrow.model().forward(&row(&[1, 2, 3]), &mut cache)?;
+    assert_eq!(logits.dtype(), Dtype::Bfloat16);
     Ok(())
 }
 
@@ -280,9 +325,9 @@ fn check(path: &str) -> Outcome {
         renders(&case.model, chat)?;
     }
     rows_do_not_mix(&case, &prompt, &one_by_one)?;
-    // Where the way that positions turn depends on the length of the text, a prompt has no one
-    // answer: it depends on the chunks that it comes in.
-    if case.note["cache_invariant"] == true && case.note["dtype"] == "float32" {
+    if case.note["cache_invariant"] == false {
+        chunks_of_a_prompt_turn_by_its_length(&case, &prompt, &greedy)?;
+    } else if case.note["dtype"] == "float32" {
         prompts_together_are_answered_as_alone(&case, &prompt)?;
     }
     // A case that borrows weights has nothing of its own to write.
@@ -358,6 +403,41 @@ fn prompts_together_are_answered_as_alone(case: &Case, prompt: &[u32]) -> Outcom
         (512, Some(own)),
     ];
     prompts_agree(case, &ragged, &ways)
+}
+
+/// Where the way that positions turn depends on the length of the text, the answer is the one of the
+/// prompt in one pass, whatever chunks it comes in; and where it depends on each text's own length,
+/// prompts beyond the point where it changes are answered together as alone.
+fn chunks_of_a_prompt_turn_by_its_length(case: &Case, prompt: &[u32], greedy: &[u32]) -> Outcome {
+    let turned = |by: usize, length: usize| -> Vec<u32> {
+        let tokens = prompt.iter().cycle().skip(by);
+        tokens.take(length).copied().collect()
+    };
+    let chunked = |prompt: &[u32]| -> Result<Vec<u32>, Box<dyn std::error::Error>> {
+        let at_once = answers(case, &[prompt.to_vec()], 512, None)?;
+        for step in [3, 6] {
+            let in_steps = answers(case, &[prompt.to_vec()], step, None)?;
+            assert_eq!(in_steps[0].tokens, at_once[0].tokens, "{step}");
+        }
+        Ok(at_once[0].tokens.clone())
+    };
+    if case.folder.ends_with("rope-dynamic") {
+        // The base follows the longest text of a batch, and the context is short.
+        let short = turned(0, 11);
+        let logits = case.logits(&short, short.len())?;
+        let last = logits.len() - usize::try_from(case.model.model().vocab_size())?;
+        assert_eq!(chunked(&short)?.first(), Some(&argmax(&logits[last..])));
+        return Ok(());
+    }
+    let answer = chunked(prompt)?;
+    assert_eq!(Some(answer.as_slice()), greedy.get(..answer.len()));
+    let ragged = [turned(0, prompt.len()), turned(3, 9), turned(7, 23)];
+    let lookup = Speculation::prompt_lookup(3, 1, 4);
+    prompts_agree(
+        case,
+        &ragged,
+        &[(512, None), (6, None), (512, Some(lookup))],
+    )
 }
 
 /// Answers to all prompts at once, for each step of the prefill and way to speculate, against those

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod adapters;
 mod autograd_contract;
 #[path = "../../crates/mlx-core/tests/it/calls.rs"]
 mod calls;

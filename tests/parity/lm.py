@@ -9,7 +9,7 @@ golden.safetensors:
   logits  [17, 300]    the whole prompt in one pass, no cache
   steps   [17, 300]    the same prompt one token at a time through the cache, where that
                        differs by design; elsewhere it must repeat `logits`
-  greedy  int32 [64]   the argmax continuation of the prompt
+  greedy  int32 [..]   the argmax continuation of the prompt, 32 to 64 tokens
   logits_float32_sums  `logits` again, with the products of quantised bfloat16 layers summed in
                        float32. MLX's own CPU kernel sums them in bfloat16, which its GPU
                        kernels and ours do not, and which moves logits by several per cent;
@@ -32,7 +32,7 @@ import mlx.nn as nn
 import numpy as np
 import packings
 import tiny_checkpoint
-from lm_cases import CASES, config_of, text_config_of
+from lm_cases import CASES, INNER, config_of, text_config_of
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model, quantize_model
@@ -41,6 +41,7 @@ PROMPT_LENGTH = 17
 SHORT_PROMPT = 8
 NEW_TOKENS = 64
 FEWER_TOKENS = 40
+CONVERTED_TOKENS = 32
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 REASON = {
@@ -106,9 +107,26 @@ def write_published(folder, case, model):
             weights = {case.wrap + key: value for key, value in weights.items()}
         else:
             weights = {key.replace("model.", case.wrap, 1): value for key, value in weights.items()}
-        weights["vision_tower.patch_embed.weight" if case.wrap == "language_model." else "model.vision_tower.patch_embed.weight"] = mx.zeros((4, 4))
+        beside = case.wrap.replace("language_model.", "vision_tower.")
+        weights[case.tower or f"{beside}patch_embed.weight"] = mx.zeros((4, 4))
+    if case.model_type == "qwen3_vl_moe":
+        weights = fused_experts(weights)
     weights = {key: value.astype(mx.bfloat16) for key, value in sorted(weights.items())}
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})
+
+
+def fused_experts(weights):
+    """The experts of each layer in two matrices whose columns are outputs, as Qwen3-VL is published."""
+    layers = {key.split(".experts.0.")[0] for key in weights if ".experts.0." in key}
+    for layer in layers:
+        parts = {}
+        for name in ["gate_proj", "up_proj", "down_proj"]:
+            keys = [key for key in weights if key.startswith(f"{layer}.experts.") and key.endswith(f".{name}.weight")]
+            keys.sort(key=lambda key: int(key.split(".experts.")[1].split(".")[0]))
+            parts[name] = mx.stack([weights.pop(key) for key in keys]).swapaxes(1, 2)
+        weights[f"{layer}.experts.gate_up_proj"] = mx.concatenate([parts["gate_proj"], parts["up_proj"]], axis=-1)
+        weights[f"{layer}.experts.down_proj"] = parts["down_proj"]
+    return weights
 
 
 def wrapped(case, source, folder):
@@ -151,10 +169,10 @@ def load_mlx(case, folder):
     return model
 
 
-def prompt_of(case):
+def prompt_of(case, attempt=0):
     # No end of text inside the prompt: token 0 is left out.
     name = case.model_type if case.maker == "transformers" else case.weights or case.name
-    rng = np.random.default_rng(hash_of(name))
+    rng = np.random.default_rng(hash_of(name) + attempt)
     length = SHORT_PROMPT if case.converted else PROMPT_LENGTH
     return rng.integers(1, tiny_checkpoint.VOCAB_SIZE, length).astype(np.int32)
 
@@ -220,7 +238,7 @@ def mlx_greedy(model, prompt, floor=0.0, count=NEW_TOKENS):
 def torch_model(case, folder):
     import torch
 
-    if case.wrap or case.packing:
+    if case.wrap or case.packing or case.model_type in INNER:
         # transformers would build the other towers as well, or ask for packages that unpack.
         return build_torch(case, case.seed)
     from transformers import AutoModelForCausalLM
@@ -293,10 +311,15 @@ def whole_folder(case, root, scratch):
     return target
 
 
-def clear_tokens(case, folder, prompt):
-    """How many greedy tokens come before one that rounding might decide, or the end of the text."""
-    tokens, _ = mlx_greedy(load_mlx(case, folder), prompt, floor=0.005, count=SHORT_PROMPT)
-    return max(1, tokens.index(0) if 0 in tokens else len(tokens) - 1)
+def clear_prompt(case, folder):
+    """The first prompt whose continuation neither meets the end of text nor hangs on rounding."""
+    model = load_mlx(case, folder)
+    for attempt in range(1000):
+        prompt = prompt_of(case, attempt)
+        tokens, _ = mlx_greedy(model, prompt, floor=10 * TOLERANCE[case.dtype], count=CONVERTED_TOKENS)
+        if len(tokens) == CONVERTED_TOKENS and 0 not in tokens and len(set(tokens)) > 1:
+            return prompt
+    raise AssertionError(f"{case.path}: no prompt has a clear continuation")
 
 
 def write_goldens(case, root, scratch):
@@ -305,7 +328,7 @@ def write_goldens(case, root, scratch):
     measured = {}
     count = FEWER_TOKENS if case.maker == "transformers" else NEW_TOKENS
     if case.converted:
-        count = clear_tokens(case, folder, prompt)
+        count, prompt = CONVERTED_TOKENS, clear_prompt(case, folder)
     if case.oracle == "mlx-lm":
         ours = load_mlx(case, folder)
         logits, steps = mlx_forward(ours, prompt)
@@ -400,7 +423,7 @@ def search_torch(case, attempts):
 PAGE = """# Language models
 
 Every architecture that `mlx-lm` loads, by the `model_type` of its `config.json`, with the tiny checkpoints that
-hold it to its original: logits of a whole prompt, the same token by token, in chunks and in a batch, and 40 or
+hold it to its original: logits of a whole prompt, the same token by token, in chunks and in a batch, and 32 to
 64 greedy tokens; three prompts of different lengths together, with and without speculation, against each
 alone; written in shards and, where not packed already, in 4 bits, and read again. Cases called `q4-mlx` are
 checkpoints that mlx-lm itself has quantised and written in its own layout. A tolerance is the largest

@@ -43,6 +43,12 @@ class Case:
     maker: str = "mlx-lm"
     # Before which key the text part of a multimodal checkpoint stands.
     wrap: str | None = None
+    # A weight of another part of it.
+    tower: str | None = None
+    # What config.json says of the text part beyond what shapes its plain relative.
+    beside: dict = field(default_factory=dict)
+    # Whether the text part's keys stand beside `vision_config`, as early configurations have them.
+    flat: bool = False
     # How the layers' matrices are packed, one of packings.py.
     packing: str | None = None
     why: str = ""
@@ -483,6 +489,99 @@ CASES += [
     ),
 ]
 
+# Wrappers and aliases, as small as they can be: what counts is that their keys are found.
+
+TINY = {"hidden_size": 16, "intermediate_size": 32, "head_dim": 8, "rope_theta": 10000.0, "tie_word_embeddings": True}
+SECTIONS = {"mrope_section": [2, 1, 1]}
+VISUAL = "model.visual.patch_embed.weight"
+TINY_GEMMA4 = TINY | {
+    "num_hidden_layers": 2, "global_head_dim": 16, "hidden_activation": "gelu_pytorch_tanh", "sliding_window": 6,
+    "num_kv_shared_layers": 0, "use_double_wide_mlp": False, "layer_types": ["sliding_attention", "full_attention"],
+    "final_logit_softcapping": 40.0, "vocab_size_per_layer_input": tiny_checkpoint.VOCAB_SIZE, "num_key_value_heads": 1,
+}
+TINY_GEMMA4.pop("rope_theta")
+TINY_DELTA = TINY | {
+    "num_hidden_layers": 2, "linear_num_value_heads": 2, "linear_num_key_heads": 1, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8, "linear_conv_kernel_dim": 4, "partial_rotary_factor": 0.5,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+TINY_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+WRAPPED = "the text part alone, which is a model of its own"
+
+
+def wrapper(model_type, name="f32", seed=0, wrap="model.language_model.", tower=VISUAL, **fields):
+    return published(model_type, name, seed, wrap=wrap, tower=tower, oracle="transformers", why=WRAPPED, **fields)
+
+
+CASES += [
+    wrapper(
+        "gemma3", "sparse", wrap="language_model.", tower=None,
+        drop=("hidden_act", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "max_position_embeddings"),
+        config=TINY | {
+            "head_dim": 4, "query_pre_attn_scalar": 4, "sliding_window": 7, "sliding_window_pattern": 2,
+            "rope_local_base_freq": 10000.0,
+        },
+    ),
+    wrapper("gemma4", config=TINY_GEMMA4 | {"hidden_size_per_layer_input": 4}, tower="model.vision_tower.patch_embed.weight"),
+    wrapper(
+        "gemma4_unified", config=TINY_GEMMA4 | {"hidden_size_per_layer_input": 0},
+        tower="model.vision_embedder.weight",
+    ),
+    wrapper(
+        "qwen2_vl", seed=6, config={k: v for k, v in TINY.items() if k != "head_dim"}, drop=(), flat=True, wrap="model.",
+        tower="visual.patch_embed.weight", beside={"rope_scaling": {"type": "mrope"} | SECTIONS},
+    ),
+    wrapper(
+        "qwen2_5_vl", seed=3, config={k: v for k, v in TINY.items() if k != "head_dim"}, drop=(),
+        beside={"model_type": "qwen2_5_vl_text", "rope_scaling": {"type": "default", "rope_type": "default"} | SECTIONS},
+    ),
+    wrapper(
+        "qwen3_vl", seed=6, config=TINY, drop=(),
+        beside={
+            "model_type": "qwen3_vl_text",
+            "rope_scaling": {"rope_type": "default", "mrope_interleaved": True} | SECTIONS,
+        },
+    ),
+    wrapper(
+        "qwen3_vl_moe", seed=1, drop=(),
+        config=TINY | TINY_EXPERTS | {"decoder_sparse_step": 1, "norm_topk_prob": True, "tie_word_embeddings": False},
+        beside={
+            "model_type": "qwen3_vl_moe_text",
+            "rope_scaling": {"rope_type": "default", "mrope_interleaved": True} | SECTIONS,
+        },
+    ),
+    wrapper("qwen3_5", config=TINY_DELTA, drop=()),
+    wrapper("qwen3_5_moe", config=TINY_DELTA | TINY_EXPERTS | {"shared_expert_intermediate_size": 8}, drop=()),
+    published(
+        "kimi_k2", seed=1, drop=(), weights="../deepseek_v3/f32", oracle="transformers",
+        why="mlx-lm takes it for the DeepSeek-V3 that it is",
+        config=MLA | {
+            "topk_method": "noaux_tc", "scoring_func": "sigmoid", "norm_topk_prob": True, "tie_word_embeddings": False,
+            "n_group": 1, "topk_group": 1,
+        },
+    ),
+    published(
+        "lfm2", "rope-scaling", weights="f32", drop=("hidden_act", "rms_norm_eps"), oracle="transformers",
+        why="mlx-lm reads no rope_scaling here", config=LFM2 | {"rope_theta": 10000.0, "rope_scaling": YARN},
+    ),
+    published(
+        "gemma4_text", "rope-scaling", weights="experts", oracle="transformers", seed=3,
+        why="mlx-lm reads no rope_scaling here",
+        config={
+            "num_hidden_layers": 2, "head_dim": 8, "global_head_dim": 16, "hidden_activation": "gelu_pytorch_tanh",
+            "sliding_window": 6, "num_kv_shared_layers": 0, "use_double_wide_mlp": False, "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1, "layer_types": ["sliding_attention", "full_attention"],
+            "final_logit_softcapping": 40.0, "hidden_size_per_layer_input": 0, "enable_moe_block": True,
+            "num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 32,
+            "rope_theta": 5000.0,
+            "rope_scaling": {
+                "full_attention": {"rope_type": "linear", "factor": 2.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            },
+        },
+    ),
+]
+
 CASES += [
     published(
         "llama", name, seed=5, drop=(), packing=name, oracle="transformers",
@@ -528,8 +627,20 @@ CASES += [
     ]
 ]
 
-# What stands inside a multimodal configuration, and its class in transformers.
-INNER = {"gemma3": "gemma3_text", "mistral3": "ministral3", "gemma4": "gemma4_text"}
+# What stands inside a multimodal configuration, or is meant by an alias: the class in transformers.
+INNER = {
+    "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_text",
+    "kimi_k2": "deepseek_v3",
+    "mistral3": "ministral3",
+    "qwen2_5_vl": "qwen2",
+    "qwen2_vl": "qwen2",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+    "qwen3_vl": "qwen3",
+    "qwen3_vl_moe": "qwen3_moe",
+}
 
 
 def text_config_of(case):
@@ -542,9 +653,14 @@ def text_config_of(case):
 def config_of(case):
     """config.json."""
     if case.maker == "transformers":
-        config = text_config_of(case)
-        if case.wrap:
-            config = {"model_type": case.model_type, "text_config": config, "vision_config": {"hidden_size": 8}}
+        config = text_config_of(case) | case.beside
+        towers = {"vision_config": {"hidden_size": 8}}
+        if case.flat:
+            config |= towers | {"model_type": case.model_type}
+        elif case.wrap:
+            config = {"model_type": case.model_type, "text_config": config} | towers
+        elif case.weights:
+            config["model_type"] = case.model_type
         config["torch_dtype"] = "bfloat16"
     else:
         config = {"architectures": [ARCHITECTURES[case.model_type] + "ForCausalLM"]} | text_config_of(case)

@@ -10,11 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for line in stdin().lines() {
         // Only what is new of the conversation is processed.
         let (answer, stats) = chat.send(&line?, |_| {})?;
-        writeln!(
-            stdout(),
-            "{answer}\n({:.1} tokens per second)",
-            stats.generation_tps()
-        )?;
+        let speed = stats.generation_tps();
+        writeln!(stdout(), "{answer}\n({speed:.1} tokens per second)")?;
     }
     Ok(())
 }

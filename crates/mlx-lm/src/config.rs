@@ -18,28 +18,46 @@ const HARMLESS_KEYS: &[&str] = &[
     "attention_dropout",
     "auto_map",
     "bos_token_id",
+    "cache_implementation",
+    "chunk_size",
     "classifier_dropout",
     "dtype",
+    "embd_pdrop",
     "eos_token_id",
+    "hidden_dropout",
     "id2label",
     "initializer_range",
     "is_decoder",
     "label2id",
+    "mamba_chunk_size",
+    "mamba_ssm_cache_dtype",
+    "mamba_ssm_dtype",
     "max_length",
     "model_type",
+    "moe_shared_expert_overlap",
+    "num_logits_to_keep",
     "output_attentions",
     "output_hidden_states",
+    "output_router_logits",
     "pad_token_id",
     "pretraining_tp",
     "problem_type",
     "quantization",
     "quantization_config",
+    "rescale_prenorm_residual",
+    "resid_pdrop",
     "return_dict",
+    "router_aux_loss_coef",
+    "time_step_floor",
+    "time_step_max",
+    "time_step_min",
+    "time_step_rank",
     "tokenizer_class",
     "torch_dtype",
     "transformers_version",
     "unk_token_id",
     "use_cache",
+    "use_mamba_kernels",
 ];
 
 /// Reads a `Config` from `config.json`, naming the field that is wrong and
@@ -64,6 +82,7 @@ pub(crate) fn parse<C: DeserializeOwned>(config: &ConfigMap) -> Result<C> {
         }
     })?;
     unread.retain(|key| !HARMLESS_KEYS.contains(&key.as_str()));
+    unread.extend(unread_rope_settings(config));
     if !unread.is_empty() {
         let model_type = config
             .get("model_type")
@@ -76,6 +95,28 @@ pub(crate) fn parse<C: DeserializeOwned>(config: &ConfigMap) -> Result<C> {
         );
     }
     Ok(parsed)
+}
+
+/// The settings below `rope_parameters` that nobody reads. Which of its two forms the object has
+/// shows only at its end, and so they do not come to light on the way.
+fn unread_rope_settings(config: &ConfigMap) -> Vec<String> {
+    let Some(Value::Object(field)) = config.get("rope_parameters") else {
+        return Vec::new();
+    };
+    let mut unread = Vec::new();
+    let mut note = |path: &str, set: &Value| {
+        let mut note = |key: serde_ignored::Path<'_>| unread.push(format!("{path}.{key}"));
+        // What is wrong with it has been said already.
+        let _ = RopeParameters::deserialize(serde_ignored::Deserializer::new(set, &mut note));
+    };
+    if field.values().any(Value::is_object) {
+        for (layer_type, set) in field {
+            note(&format!("rope_parameters.{layer_type}"), set);
+        }
+    } else {
+        note("rope_parameters", &Value::Object(field.clone()));
+    }
+    unread
 }
 
 /// Reads the fields that we know and none else, naming the one that is wrong.
@@ -174,6 +215,17 @@ pub(crate) fn positive_number(field: &str, value: f32) -> Result<()> {
 
 /// Fails unless `value` is the only one that the architecture has.
 pub(crate) fn only(field: &str, value: Option<&str>, supported: &str) -> Result<()> {
+    match value {
+        Some(other) if other != supported => Err(Error::config(
+            field,
+            format!("`{other}` is not supported, only `{supported}`"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Fails if a switch is at what no published model of the architecture has.
+pub(crate) fn switch(field: &str, value: Option<bool>, supported: bool) -> Result<()> {
     match value {
         Some(other) if other != supported => Err(Error::config(
             field,
@@ -340,5 +392,35 @@ impl RopeConfig<'_> {
             ));
         }
         Ok((field, merged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unread(text: &str) -> Vec<String> {
+        unread_rope_settings(&serde_json::from_str(text).expect("an object"))
+    }
+
+    #[test]
+    fn settings_inside_rope_parameters_are_not_lost() {
+        let shared = r#"{"rope_parameters": {"rope_theta": 1e4, "of_tomorrow": 1}}"#;
+        assert_eq!(unread(shared), ["rope_parameters.of_tomorrow"]);
+        let nested =
+            r#"{"rope_parameters": {"full_attention": {"factor": 2.0, "of_tomorrow": 1}}}"#;
+        assert_eq!(
+            unread(nested),
+            ["rope_parameters.full_attention.of_tomorrow"]
+        );
+        assert!(unread(r#"{"rope_theta": 1e4}"#).is_empty());
+    }
+
+    #[test]
+    fn a_switch_has_one_position() {
+        assert!(switch("gate", None, true).is_ok());
+        assert!(switch("gate", Some(true), true).is_ok());
+        let error = switch("gate", Some(false), true).expect_err("the other position");
+        assert!(error.to_string().contains("gate"), "{error}");
     }
 }

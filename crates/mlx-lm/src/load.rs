@@ -1,11 +1,15 @@
 //! From a path to a model that is ready to generate.
 
 mod check;
+mod context;
 mod estimate;
 mod folder;
+mod footprint;
 mod formats;
 mod generation_config;
 mod gguf;
+mod heads;
+mod inspect;
 mod quantize;
 mod save;
 mod sensitivity;
@@ -30,6 +34,7 @@ use crate::{Error, Result};
 
 pub use crate::hub::cached_snapshot;
 pub use generation_config::GenerationConfig;
+pub use inspect::ModelInfo;
 pub use quantize::{MixedRecipe, QuantizeOptions, dequantize_model, quantize_model};
 pub use save::{SaveOptions, save_model};
 pub use sensitivity::{Sensitivity, allocate_bits, sensitivities};
@@ -72,6 +77,7 @@ pub struct Loader<'a> {
     dtype: Option<Dtype>,
     quantize: Option<QuantizeOptions>,
     dequantize: bool,
+    own_heads: bool,
     memory: MemoryBudget,
     cancel: CancelFlag,
     progress: Option<Box<dyn FnMut(LoadProgress) + 'a>>,
@@ -95,6 +101,7 @@ impl<'a> Loader<'a> {
             dtype: None,
             quantize: None,
             dequantize: false,
+            own_heads: false,
             memory: MemoryBudget::default(),
             cancel: CancelFlag::new(),
             progress: None,
@@ -131,6 +138,17 @@ impl<'a> Loader<'a> {
         self
     }
 
+    /// Loads also the heads with which the model itself predicts further tokens, if the checkpoint
+    /// has them, for [`Speculation::own_heads`](crate::generate::Speculation::own_heads). By
+    /// default they stay on the disk.
+    ///
+    /// A copy that [`LoadedModel::save`] writes of such a model has them too; mlx-lm for Python
+    /// leaves those of DeepSeek-V3 and GLM-4 out, and misreads a Qwen3-Next or Qwen3.5 with them.
+    pub fn own_heads(mut self, own_heads: bool) -> Self {
+        self.own_heads = own_heads;
+        self
+    }
+
     /// What the model may take and what it is for; by default what the system
     /// has left, and one conversation of 2,048 tokens.
     pub fn memory(mut self, budget: MemoryBudget) -> Self {
@@ -138,14 +156,15 @@ impl<'a> Loader<'a> {
         self
     }
 
-    /// What the model will need, from the heads of its files alone.
+    /// What the model will need as it is to be loaded, cast, quantised or dense, from the heads of
+    /// its files alone.
     ///
     /// # Errors
     /// [`Error::ModelNotFound`], or [`Error::Load`] if configuration or weights
     /// cannot be read.
     pub fn estimate(&self) -> Result<MemoryEstimate> {
         let path = resolve(&self.model)?;
-        let found = estimate::estimate(&path, &self.registry, self.dtype, &self.memory);
+        let found = estimate::estimate(&path, &self.registry, self.plan(), &self.memory);
         found.map_err(|source| Error::Load {
             path,
             source: Box::new(source),
@@ -172,7 +191,7 @@ impl<'a> Loader<'a> {
     /// [`memory`](Self::memory) allows.
     pub fn load(self) -> Result<LoadedModel> {
         let path = resolve(&self.model)?;
-        let fits = match estimate::estimate(&path, &self.registry, self.dtype, &self.memory) {
+        let fits = match estimate::estimate(&path, &self.registry, self.plan(), &self.memory) {
             Ok(estimate) if self.memory.enforce => estimate.check(&self.memory),
             // What is wrong with the files is told by whoever reads them.
             _ => Ok(()),
@@ -187,15 +206,49 @@ impl<'a> Loader<'a> {
         })
     }
 
-    fn read(self, path: &Path) -> Result<LoadedModel> {
+    fn plan(&self) -> footprint::Plan<'_> {
+        footprint::Plan {
+            dtype: self.dtype,
+            dequantize: self.dequantize,
+            quantize: self.quantize.as_ref(),
+            own_heads: self.own_heads,
+        }
+    }
+
+    /// What the model is, from the heads of its files alone: no weights are read.
+    ///
+    /// A model that this returns has a known architecture, and weights of the names, shapes and
+    /// dtypes that it wants. [`memory`](Self::memory) is not asked.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn inspect(self) -> Result<ModelInfo> {
+        let path = resolve(&self.model)?;
+        let outlined = self.assemble(&path, None);
+        outlined.map(ModelInfo::new).map_err(|source| Error::Load {
+            path,
+            source: Box::new(source),
+        })
+    }
+
+    fn read(mut self, path: &Path) -> Result<LoadedModel> {
         let mut monitor = Monitor {
-            cancel: self.cancel,
-            progress: self.progress,
+            cancel: self.cancel.clone(),
+            progress: self.progress.take(),
             at: LoadProgress { done: 0, total: 0 },
         };
+        let loaded = self.assemble(path, Some(&mut monitor))?;
+        materialise(loaded.model.as_ref(), &self.cancel)?;
+        tracing::debug!(path = %path.display(), "model loaded");
+        Ok(loaded)
+    }
+
+    /// The model with what is still lazy of its weights; without a monitor, they are zeros of the
+    /// right shapes that take no memory.
+    fn assemble(&self, path: &Path, monitor: Option<&mut Monitor<'_>>) -> Result<LoadedModel> {
         let source = match path.is_dir() {
-            true => folder::read(path, &self.registry, &mut monitor)?,
-            false => gguf::read(path, &self.registry, self.dtype, &mut monitor)?,
+            true => folder::read(path, &self.registry, self.own_heads, monitor)?,
+            false => gguf::read(path, &self.registry, self.dtype, monitor)?,
         };
         let Source {
             constructor,
@@ -223,19 +276,19 @@ impl<'a> Loader<'a> {
         if self.dequantize {
             dequantize_model(model.as_mut(), self.dtype)?;
         }
+        let kept_quantized = quantize::quantized_count(model.as_ref());
         if let Some(options) = &self.quantize {
             let _count = quantize_model(model.as_mut(), options)?;
         }
-        materialise(model.as_ref(), &monitor.cancel)?;
         tokenizer.add_eos_ids(generation.eos_token_ids.iter().copied());
-        tracing::debug!(path = %path.display(), "model loaded");
         Ok(LoadedModel {
-            model,
+            model: context::stretched(model, &text_config),
             tokenizer,
             generation,
             config,
             text_config,
             path: path.to_owned(),
+            kept_quantized,
         })
     }
 }
@@ -297,8 +350,21 @@ struct Source {
     tokenizer: Tokenizer,
 }
 
-/// Weights that decide discrete choices or long products keep the precision they were trained in.
-const FLOAT32_WEIGHTS: &[&str] = &["e_score_correction_bias", "expert_bias", "A_log"];
+/// Ends of the keys of weights that decide discrete choices or long products, and so are never made
+/// narrower than they are stored: biases of the choice of experts, routers, and the constants of
+/// recurrences.
+const EXACT_WEIGHTS: &[&str] = &[
+    "e_score_correction_bias",
+    "expert_bias",
+    ".gate.weight",
+    ".router.weight",
+    ".router.bias",
+    ".router.proj.weight",
+    ".router.layer.weight",
+    ".A_log",
+    ".dt_bias",
+    ".D",
+];
 
 /// Says in the configuration whether the head is the embedding, where it leaves that open: defaults
 /// differ, the weights do not lie.
@@ -313,13 +379,11 @@ fn infer_tied_head(config: &mut ConfigMap, weights: &Weights) {
 /// Floating-point arrays in `dtype`, scales and biases of quantised ones too.
 fn cast(weights: Weights, dtype: Dtype) -> Result<Weights> {
     let cast = |(key, array): (String, Array)| {
-        let exact = FLOAT32_WEIGHTS.iter().any(|name| key.ends_with(name));
-        let array = if exact && array.dtype().is_floating() {
-            astype(&array, Dtype::Float32)?
-        } else if array.dtype().is_floating() {
-            astype(&array, dtype)?
-        } else {
-            array
+        let is_exact = EXACT_WEIGHTS.iter().any(|end| key.ends_with(end));
+        let stays = is_exact && array.dtype().size() >= dtype.size();
+        let array = match array.dtype().is_floating() && !stays {
+            true => astype(&array, dtype)?,
+            false => array,
         };
         Ok((key, array))
     };
@@ -379,6 +443,7 @@ pub struct LoadedModel {
     config: ConfigMap,
     text_config: ConfigMap,
     path: PathBuf,
+    kept_quantized: usize,
 }
 
 impl LoadedModel {
@@ -425,6 +490,13 @@ impl LoadedModel {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many weights were stored quantised and have stayed so, whatever
+    /// [`Loader::quantize`] asked for.
+    #[must_use]
+    pub fn kept_quantized(&self) -> usize {
+        self.kept_quantized
     }
 
     /// How large the model is, as loaded.

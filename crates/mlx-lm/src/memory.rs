@@ -1,20 +1,24 @@
 //! Whether a model fits, told before it is loaded.
 
+mod layers;
+
 use mlx_core::{Device, DeviceInfo};
-use serde_json::Value;
 
 use crate::cache::{CacheOptions, KvQuantization};
 use crate::registry::ConfigMap;
 use crate::{Error, Result};
+use layers::Shape;
 
 /// What a model will need, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 #[must_use]
 pub struct MemoryEstimate {
-    /// The weights, as stored.
+    /// The weights, as they will be computed with: cast, quantised or dense as the loader is told.
     pub weights: u64,
-    /// Keys and values of one sequence of the length asked for.
+    /// What loading holds at its peak beyond them, such as weights that are still to be quantised.
+    pub loading: u64,
+    /// Keys and values of one sequence of the length asked for, and the states of recurrent layers.
     pub cache: u64,
     /// Activations of one prefill chunk.
     pub workspace: u64,
@@ -100,9 +104,8 @@ impl MemoryEstimate {
     /// Estimates from the bytes of the weights and a configuration, for one
     /// sequence of `tokens` tokens that is prefilled in chunks of `chunk`.
     ///
-    /// Only what every configuration tells is used: layers, widths, heads and
-    /// vocabulary. Layers that slide are known by `layer_types` alone; where
-    /// that is absent, they need less than is counted here.
+    /// Only what configurations tell is used: layers and their kinds, widths,
+    /// heads and vocabulary. [`loading`](Self::loading) is not known here and 0.
     pub fn new(
         weights: u64,
         config: &ConfigMap,
@@ -132,25 +135,37 @@ impl MemoryEstimate {
             }
             _ => shape.bits(),
         };
-        let numbers = shape.positions(options, tokens).saturating_mul(width);
-        let cache = numbers.saturating_mul(bits) / 8;
+        let limit = options
+            .max_kv_size
+            .and_then(|size| u64::try_from(size).ok());
+        let kept = limit.map_or(tokens, |limit| tokens.min(limit));
+        let numbers = shape.positions(kept).saturating_mul(width);
+        let cache = (numbers.saturating_mul(bits) / 8).saturating_add(shape.states());
         let widest = hidden
             .max(shape.number(&["intermediate_size", "n_inner"]))
             .saturating_mul(4);
-        let activations = chunk.min(tokens).saturating_mul(widest).saturating_mul(4);
+        let chunk = chunk.min(tokens);
+        let activations = chunk.saturating_mul(widest).saturating_mul(4);
+        // Scores that are arrays of their own, before and after the softmax. Packed keys and
+        // values have them, too.
+        let scores = match shape.has_scores() || bits < shape.bits() {
+            true => 2 * heads.saturating_mul(chunk).saturating_mul(kept) * shape.bits() / 8,
+            false => 0,
+        };
         let logits = shape.number(&["vocab_size"]).saturating_mul(8);
         Self {
             weights,
+            loading: 0,
             cache,
-            workspace: activations.saturating_add(logits),
+            workspace: activations.saturating_add(scores).saturating_add(logits),
         }
     }
 
-    /// All of it.
+    /// What is needed at the peak: while loading, or while generating.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let sum = self.weights.saturating_add(self.cache);
-        sum.saturating_add(self.workspace)
+        let generating = self.cache.saturating_add(self.workspace);
+        self.weights.saturating_add(self.loading.max(generating))
     }
 
     /// Compares with what the budget allows.
@@ -166,54 +181,6 @@ impl MemoryEstimate {
             }),
             _ => Ok(()),
         }
-    }
-}
-
-/// A configuration, or the text part of one, under the names of its makers.
-struct Shape<'a>(&'a ConfigMap);
-
-impl Shape<'_> {
-    fn value(&self, key: &str) -> Option<&Value> {
-        let text = self.0.get("text_config").and_then(Value::as_object);
-        let own = self.0.get(key).filter(|value| !value.is_null());
-        own.or_else(|| text?.get(key))
-    }
-
-    fn number(&self, keys: &[&str]) -> u64 {
-        let mut found = keys.iter().filter_map(|key| self.value(key)?.as_u64());
-        found.next().unwrap_or(0)
-    }
-
-    /// Bits per number of keys and values as computed.
-    fn bits(&self) -> u64 {
-        let dtype = self.value("torch_dtype").or_else(|| self.value("dtype"));
-        match dtype.and_then(Value::as_str) {
-            Some("float32") => 32,
-            _ => 16,
-        }
-    }
-
-    /// Positions kept by all layers together after so many tokens.
-    fn positions(&self, options: &CacheOptions, tokens: u64) -> u64 {
-        let limit = options
-            .max_kv_size
-            .and_then(|size| u64::try_from(size).ok());
-        let kept = limit.map_or(tokens, |limit| tokens.min(limit));
-        let layers = self.number(&["num_hidden_layers", "n_layer"]);
-        let Some(kinds) = self.value("layer_types").and_then(Value::as_array) else {
-            return layers.saturating_mul(kept);
-        };
-        let window = match self.number(&["sliding_window"]) {
-            0 => kept,
-            window => kept.min(window),
-        };
-        let of_kind = |kind: &Value| match kind.as_str() {
-            Some("sliding_attention") => window,
-            // States are as large after one token as after thousands.
-            Some("linear_attention" | "conv" | "mamba" | "moe" | "mlp") => 0,
-            _ => kept,
-        };
-        kinds.iter().map(of_kind).fold(0, u64::saturating_add)
     }
 }
 
@@ -331,14 +298,68 @@ mod tests {
     }
 
     #[test]
+    fn every_way_to_name_kinds_of_layers_is_read() {
+        let estimate = |changes: serde_json::Value| {
+            let mut config = json!({
+                "num_hidden_layers": 6, "hidden_size": 8, "num_attention_heads": 1,
+                "sliding_window": 10,
+            });
+            for (key, value) in changes.as_object().into_iter().flatten() {
+                config[key] = value.clone();
+            }
+            let config = config.as_object().cloned().unwrap_or_default();
+            MemoryEstimate::new(0, &config, &CacheOptions::default(), 100, 50)
+        };
+        let per_position = 2 * 8 * 2;
+        for (changes, positions) in [
+            (json!({ "model_type": "llama" }), 600),
+            (json!({ "model_type": "gemma3_text" }), 150),
+            (
+                json!({ "model_type": "cohere2", "sliding_window_pattern": 3 }),
+                240,
+            ),
+            (json!({ "model_type": "gemma2" }), 330),
+            (json!({ "hybrid_override_pattern": "M*-E*M" }), 200),
+            (json!({ "full_attn_idxs": [1, 4] }), 200),
+            (json!({ "model_type": "qwen3_next" }), 100),
+            (json!({ "model_type": "mamba2" }), 0),
+        ] {
+            assert_eq!(
+                estimate(changes.clone()).cache,
+                positions * per_position,
+                "{changes}"
+            );
+        }
+        // States: a recurrence in float32 and what is convolved, in each of four layers.
+        let hybrid = estimate(json!({
+            "hybrid_override_pattern": "MMMM*-", "mamba_num_heads": 2, "mamba_head_dim": 3,
+            "ssm_state_size": 5, "n_groups": 1, "conv_kernel": 4,
+        }));
+        let state = 2 * 3 * 5 * 4 + (2 * 3 + 2 * 5) * 4 * 2;
+        assert_eq!(hybrid.cache, 100 * per_position + 4 * state);
+        // Scores of their own: capped ones and those of latent attention.
+        let plain = estimate(json!({})).workspace;
+        for changes in [
+            json!({ "attn_logit_softcapping": 50.0 }),
+            json!({ "kv_lora_rank": 4 }),
+        ] {
+            assert_eq!(estimate(changes).workspace, plain + 2 * 50 * 100 * 2);
+        }
+    }
+
+    #[test]
     fn more_than_the_budget_is_refused() {
         let estimate = MemoryEstimate {
             weights: 900,
+            loading: 101,
             cache: 90,
             workspace: 11,
         };
         let budget = |limit| MemoryBudget::default().limit(Some(limit));
-        assert!(estimate.check(&budget(1001)).is_ok());
+        assert!(
+            estimate.check(&budget(1001)).is_ok(),
+            "loading and generating are not added"
+        );
         let refused = estimate.check(&budget(1000));
         let expected = (1001, 1000);
         assert!(

@@ -10,7 +10,9 @@ mod gemma;
 mod heads;
 mod mamba2_mixer;
 mod mla;
+mod next_token;
 mod parts;
+mod qwen_mtp;
 mod sanitize;
 
 pub mod cohere2;

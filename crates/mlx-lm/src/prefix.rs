@@ -39,8 +39,11 @@ struct Entry {
     used: u64,
 }
 
-/// What each place in the trie costs besides its cache.
-const NODE_BYTES: usize = size_of::<Node>() + 48;
+/// What each place in the trie costs besides its cache, at the most: three times its own size,
+/// because the list of places doubles when it grows and a quarter of it may be free, and its entry
+/// among the children of the place before it, for which an only child has a whole block of a map,
+/// with room for eleven.
+const NODE_BYTES: usize = 3 * size_of::<Node>() + 11 * (size_of::<u32>() + size_of::<usize>()) + 32;
 
 impl PrefixStore {
     /// An empty store that never holds more than `limit` bytes.
@@ -136,6 +139,9 @@ impl PrefixStore {
             self.remove(node);
         }
         self.shrink();
+        if self.free.len() * 4 > self.nodes.len() {
+            self.compact();
+        }
         Ok(())
     }
 
@@ -290,5 +296,64 @@ impl PrefixStore {
                 None => return,
             }
         }
+    }
+
+    /// Gives back the room of places that are gone.
+    fn compact(&mut self) {
+        let mut is_live = vec![true; self.nodes.len()];
+        for &place in &self.free {
+            if let Some(live) = is_live.get_mut(place) {
+                *live = false;
+            }
+        }
+        // Where each place moves: as many down as are gone before it.
+        let mut next = 0;
+        let places: Vec<usize> = is_live
+            .iter()
+            .map(|&live| {
+                let place = next;
+                next += usize::from(live);
+                place
+            })
+            .collect();
+        let moved = |place: usize| places.get(place).copied().unwrap_or(0);
+        let nodes = std::mem::take(&mut self.nodes);
+        let mut kept = Vec::with_capacity(next);
+        for (mut node, _) in nodes.into_iter().zip(is_live).filter(|(_, live)| *live) {
+            node.parent = moved(node.parent);
+            node.children
+                .values_mut()
+                .for_each(|child| *child = moved(*child));
+            kept.push(node);
+        }
+        self.nodes = kept;
+        self.free = Vec::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_covers_what_is_held() -> Result<()> {
+        // A block of a map of children, as the allocator gives it.
+        let block = 11 * (4 + 8) + 16;
+        let mut store = PrefixStore::new(50_000);
+        for seed in 0..200_u32 {
+            let tokens: Vec<u32> = (0..seed % 60 + 1).map(|at| at * 7 + seed % 5).collect();
+            store.insert(&tokens, Cache::new())?;
+            let places = store.nodes.capacity() * size_of::<Node>();
+            let blocks = store.nodes.iter().filter(|node| !node.children.is_empty());
+            let held = places + blocks.count() * block;
+            // The root, and what the shortest list has room for, come on top.
+            assert!(held <= store.nbytes() + 4 * size_of::<Node>() + block);
+            assert!(store.nbytes() <= 50_000);
+            assert!(store.fetch(&[&tokens[..], &[1]].concat()).is_some());
+        }
+        assert!(!store.is_empty());
+        store.clear();
+        assert_eq!(store.nbytes(), 0);
+        Ok(())
     }
 }

@@ -89,7 +89,9 @@ pub trait LanguageModel: Module + Debug + Send + Sync {
     fn max_position_embeddings(&self) -> Option<i32>;
 
     /// The model's own heads for the tokens after the next one, which speed up
-    /// generation through [`Speculation::own_heads`](crate::generate::Speculation::own_heads).
+    /// generation through [`Speculation::own_heads`](crate::generate::Speculation::own_heads);
+    /// `None` if it has none, or if they were not loaded, see
+    /// [`Loader::own_heads`](crate::Loader::own_heads).
     fn multi_token(&self) -> Option<&dyn MultiToken> {
         None
     }
@@ -114,8 +116,10 @@ macro_rules! architectures {
         fn builtin(model_type: &str) -> Option<Constructor> {
             match model_type {
                 $($($model_type)|+ => Some(|config, weights| {
-                    let config = models::$module::Config::from_json(config)?;
-                    models::$module::sanitize(&config, weights)?;
+                    let mut config = models::$module::Config::from_json(config)?;
+                    // Some architectures note here which optional weights there are.
+                    let noted = &mut config;
+                    models::$module::sanitize(noted, weights)?;
                     Ok(Box::new(models::$module::Model::new(config)?))
                 }),)+
                 _ => None,

@@ -31,6 +31,10 @@ impl CacheList {
         &self.parts
     }
 
+    pub(super) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Box<dyn LayerCache>> {
+        self.parts.iter_mut()
+    }
+
     /// One part, to be used as if it were a layer's only cache.
     ///
     /// # Errors

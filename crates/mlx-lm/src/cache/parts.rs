@@ -7,7 +7,7 @@ use mlx_core::ops::indexing::{put_along_axis, slice, slice_update, take, take_al
 use mlx_core::ops::quantized::{self, QuantizationLayout, dequantize};
 use mlx_core::ops::shape::{broadcast_to, concatenate};
 
-use super::{Attend, KvCache, LayerCache, RotatingCache};
+use super::{Attend, CacheList, ChunkedKvCache, KvCache, LayerCache, RotatingCache};
 use crate::{Error, Result};
 
 /// Keys and values in fewer bits, once there are enough of them to matter.
@@ -79,29 +79,43 @@ impl KvQuantization {
 /// one already.
 pub fn quantize(cache: &mut [Box<dyn LayerCache>], format: KvQuantization) -> Result<()> {
     format.validate()?;
-    for layer in cache {
-        let any: &mut dyn Any = layer.as_mut();
-        let place = if any.is::<KvCache>() {
-            any.downcast_mut::<KvCache>()
-                .map(|cache| &mut cache.quantization)
-        } else {
-            any.downcast_mut::<RotatingCache>()
-                .map(|cache| &mut cache.quantization)
-        };
-        let Some(place) = place else { continue };
-        match *place {
-            None => *place = Some(format),
-            Some(own) if (own.bits, own.group_size) == (format.bits, format.group_size) => {}
-            Some(own) => {
-                return Err(Error::Option {
-                    option: "kv_bits",
-                    message: format!(
-                        "the cache is packed in {} bits and groups of {} already",
-                        own.bits, own.group_size
-                    ),
-                });
-            }
+    cache
+        .iter_mut()
+        .try_for_each(|layer| quantize_layer(layer.as_mut(), format))
+}
+
+fn quantize_layer(layer: &mut dyn LayerCache, format: KvQuantization) -> Result<()> {
+    let any: &mut dyn Any = layer;
+    if any.is::<CacheList>() {
+        let mut parts = any
+            .downcast_mut::<CacheList>()
+            .map(CacheList::parts_mut)
+            .into_iter()
+            .flatten();
+        return parts.try_for_each(|part| quantize_layer(part.as_mut(), format));
+    }
+    let place = if any.is::<KvCache>() {
+        any.downcast_mut::<KvCache>()
+            .map(|cache| &mut cache.quantization)
+    } else if any.is::<ChunkedKvCache>() {
+        any.downcast_mut::<ChunkedKvCache>()
+            .map(|cache| &mut cache.kept.quantization)
+    } else {
+        any.downcast_mut::<RotatingCache>()
+            .map(|cache| &mut cache.quantization)
+    };
+    match place {
+        Some(place @ None) => *place = Some(format),
+        Some(Some(own)) if (own.bits, own.group_size) != (format.bits, format.group_size) => {
+            return Err(Error::Option {
+                option: "kv_bits",
+                message: format!(
+                    "the cache is packed in {} bits and groups of {} already",
+                    own.bits, own.group_size
+                ),
+            });
         }
+        _ => {}
     }
     Ok(())
 }

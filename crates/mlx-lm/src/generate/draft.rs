@@ -1,22 +1,23 @@
 //! Where proposals for the next tokens come from.
 
+mod draw;
+mod follower;
+mod heads;
+mod lookup;
+
 use std::fmt;
 
-use mlx_core::ops::indexing::slice;
-use mlx_core::ops::misc::astype;
-use mlx_core::ops::random;
-use mlx_core::ops::reduction::argmax_axis;
-use mlx_core::ops::shape::{PadMode, concatenate, pad};
-use mlx_core::{Array, Dtype, eval};
+use mlx_core::Array;
 
-use super::prefill::row;
+use self::follower::Follower;
+use self::heads::Heads;
 use super::vocabulary;
-use crate::cache::{self, Cache, CacheOptions, LayerCache};
+use crate::cache::{Cache, LayerCache};
 use crate::sample::{Sampler, SamplingOptions};
 use crate::{Error, LanguageModel, LoadedModel, Result};
 
-/// Tokens that a draft model processes at a time when it catches up.
-const DRAFT_CHUNK: usize = 512;
+/// Tokens that a drafter processes at a time when it catches up.
+const CHUNK: usize = 512;
 
 /// A model's own heads for the tokens after the next one.
 ///
@@ -24,7 +25,8 @@ const DRAFT_CHUNK: usize = 512;
 /// [`LanguageModel::hidden`] returns it, and the token that follows, and
 /// predicts the token after that.
 pub trait MultiToken: fmt::Debug + Send + Sync {
-    /// An empty cache for the head, whose layers must be trimmable.
+    /// An empty cache for the head. Where its layers cannot be trimmed, the head loses its past
+    /// with every proposal.
     fn make_cache(&self) -> Cache;
 
     /// Hidden states `[1, L, D]` and the tokens after them `[1, L]` to the
@@ -70,6 +72,9 @@ enum Drafter<'m> {
 
 impl<'m> Speculation<'m> {
     /// Drafts by a smaller model with the same vocabulary, `count` at a time.
+    ///
+    /// Any kind of model will do. One whose cache cannot be trimmed, such as a recurrence, goes back
+    /// to a copy of it and reads the tokens that were accepted once more.
     pub fn model(draft: &'m dyn LanguageModel, count: usize) -> Self {
         Self {
             drafter: Drafter::Model(draft),
@@ -98,7 +103,9 @@ impl<'m> Speculation<'m> {
         }
     }
 
-    /// Drafts by the model's own heads, see [`LanguageModel::multi_token`].
+    /// Drafts by the model's own heads, see [`LanguageModel::multi_token`], which
+    /// [`Loader::own_heads`](crate::Loader::own_heads) loads. A sequence for a model without them is
+    /// refused.
     pub fn own_heads(count: usize) -> Self {
         Self {
             drafter: Drafter::OwnHeads,
@@ -123,23 +130,15 @@ impl<'m> Speculation<'m> {
                 longest: *longest,
                 shortest: *shortest,
             },
-            Drafter::Model(draft) => Source::Model(Follower {
-                model: *draft,
-                cache: draft.make_cache(&CacheOptions::default()),
-                held: Vec::new(),
-            }),
+            Drafter::Model(draft) => Source::Model(Follower::new(*draft)),
             Drafter::OwnHeads => {
                 let heads = model.multi_token().ok_or(Error::Option {
                     option: "speculation",
-                    message: "this model has no heads for further tokens".to_owned(),
+                    message: "the model has no heads of its own for further tokens, or they were \
+                              not loaded"
+                        .to_owned(),
                 })?;
-                Source::Heads(Heads {
-                    cache: heads.make_cache(),
-                    heads,
-                    hidden: Vec::new(),
-                    speculative: 0,
-                    vocab: model.vocab_size(),
-                })
+                Source::Heads(Heads::new(heads))
             }
         };
         // Drafts are drawn as the model would draw them, but by a key of their
@@ -169,8 +168,7 @@ pub(super) struct Draft {
 /// What a sequence remembers for its drafts.
 #[derive(Default)]
 pub(super) struct DraftState<'m> {
-    /// `None` once drafting has become impossible, for example because a
-    /// window of the draft model has moved on.
+    /// `None` in a generator that does not speculate.
     source: Option<Source<'m>>,
     sampler: Option<Sampler>,
     vocab: i32,
@@ -182,25 +180,6 @@ enum Source<'m> {
     Heads(Heads<'m>),
 }
 
-/// A draft model that follows the sequence.
-struct Follower<'m> {
-    model: &'m dyn LanguageModel,
-    cache: Cache,
-    /// The tokens in its cache.
-    held: Vec<u32>,
-}
-
-/// The model's own heads and what they have not been fed yet.
-struct Heads<'m> {
-    heads: &'m dyn MultiToken,
-    cache: Cache,
-    /// Hidden states of positions whose next token may not be known yet.
-    hidden: Vec<Array>,
-    /// Entries of the cache that stand for tokens that were only proposed.
-    speculative: i32,
-    vocab: i32,
-}
-
 impl DraftState<'_> {
     /// Whether hidden states of the prompt are worth computing.
     pub(super) fn wants_hidden(&self) -> bool {
@@ -210,7 +189,7 @@ impl DraftState<'_> {
     /// Takes hidden states `[1, L, D]` of the next positions that are certain.
     pub(super) fn see(&mut self, hidden: &Array) {
         if let Some(Source::Heads(heads)) = &mut self.source {
-            heads.hidden.push(hidden.clone());
+            heads.see(hidden);
         }
     }
 
@@ -224,215 +203,10 @@ impl DraftState<'_> {
         }
         match source {
             Source::Lookup { longest, shortest } => {
-                Ok(looked_up(tokens, *longest, *shortest, count))
+                Ok(lookup::looked_up(tokens, *longest, *shortest, count))
             }
-            Source::Model(follower) => {
-                match follower.propose(tokens, count, sampler, self.vocab)? {
-                    Some(drafts) => Ok(drafts),
-                    None => {
-                        self.source = None;
-                        Ok(Vec::new())
-                    }
-                }
-            }
-            Source::Heads(heads) => heads.propose(tokens, count, sampler),
+            Source::Model(follower) => follower.propose(tokens, count, sampler, self.vocab),
+            Source::Heads(heads) => heads.propose(tokens, count, sampler, self.vocab),
         }
-    }
-}
-
-/// What followed the last tokens where they occurred before, latest first.
-fn looked_up(tokens: &[u32], longest: usize, shortest: usize, count: usize) -> Vec<Draft> {
-    for size in (shortest..=longest).rev() {
-        let Some(start) = tokens.len().checked_sub(size) else {
-            continue;
-        };
-        let end = tokens.get(start..).unwrap_or_default();
-        let earlier = tokens.get(..tokens.len() - 1).unwrap_or_default();
-        let found = earlier.windows(size).rposition(|window| window == end);
-        if let Some(at) = found {
-            let next = tokens.get(at + size..).unwrap_or_default();
-            let certain = |&token| Draft {
-                token,
-                distribution: None,
-            };
-            return next.iter().take(count).map(certain).collect();
-        }
-    }
-    Vec::new()
-}
-
-/// A token drawn from logits `[1, V]`, and what it was drawn from.
-fn draw(sampler: &mut Sampler, logits: &Array) -> Result<(Array, Option<Array>)> {
-    if sampler.is_greedy() {
-        let token = argmax_axis(logits, -1, false)?;
-        return Ok((astype(&token, Dtype::Uint32)?, None));
-    }
-    let distribution = sampler.distribution(logits)?;
-    let key = sampler.next_key()?;
-    let token = random::categorical(&distribution, -1, key.as_ref())?;
-    Ok((astype(&token, Dtype::Uint32)?, Some(distribution)))
-}
-
-/// Reads drawn tokens back.
-fn drafts(drawn: Vec<(Array, Option<Array>)>) -> Result<Vec<Draft>> {
-    let tokens: Vec<&Array> = drawn.iter().map(|(token, _)| token).collect();
-    eval(&tokens)?;
-    let read = |(token, distribution): (Array, _)| -> Result<Draft> {
-        Ok(Draft {
-            token: token.item::<u32>()?,
-            distribution,
-        })
-    };
-    drawn.into_iter().map(read).collect()
-}
-
-impl Follower<'_> {
-    /// Drafts, or `None` if the cache cannot go back to what is certain.
-    fn propose(
-        &mut self,
-        tokens: &[u32],
-        count: usize,
-        sampler: &mut Sampler,
-        vocab: i32,
-    ) -> Result<Option<Vec<Draft>>> {
-        let pairs = self.held.iter().zip(tokens);
-        let agreed = pairs.take_while(|(held, token)| held == token).count();
-        // At least one token has to be fed, to have logits.
-        let agreed = agreed.min(tokens.len().saturating_sub(1));
-        let surplus = i32::try_from(self.held.len() - agreed).unwrap_or(i32::MAX);
-        if surplus > 0 && !cache::trim(&mut self.cache, surplus) {
-            return Ok(None);
-        }
-        self.held.truncate(agreed);
-        let mut logits = None;
-        let new = tokens.get(agreed..).unwrap_or_default();
-        let last_chunk = new.len().saturating_sub(1) / DRAFT_CHUNK;
-        for (index, chunk) in new.chunks(DRAFT_CHUNK).enumerate() {
-            let input = row(chunk)?;
-            let hidden = self
-                .model
-                .hidden(crate::Input::tokens(&input), &mut self.cache)?;
-            if index == last_chunk {
-                logits = Some(self.last_logits(&hidden, vocab)?);
-            } else {
-                let state: Vec<&Array> = self.cache.iter().flat_map(|l| l.state()).collect();
-                eval(&state)?;
-            }
-        }
-        self.held.extend_from_slice(new);
-        let mut drawn = Vec::with_capacity(count);
-        while let Some(found) = logits.take() {
-            let (token, distribution) = draw(sampler, &found)?;
-            let distribution = match distribution {
-                Some(distribution) => Some(widened(&distribution, vocab)?),
-                None => None,
-            };
-            let input = token.reshape(&[1, 1])?;
-            drawn.push((token, distribution));
-            if drawn.len() < count {
-                let hidden = self
-                    .model
-                    .hidden(crate::Input::tokens(&input), &mut self.cache)?;
-                logits = Some(self.last_logits(&hidden, vocab)?);
-            }
-        }
-        let drafts = drafts(drawn)?;
-        let fed = drafts.len().saturating_sub(1);
-        self.held
-            .extend(drafts.iter().take(fed).map(|draft| draft.token));
-        Ok(Some(drafts))
-    }
-
-    /// Logits `[1, V]` of the last position, of tokens that the model knows.
-    fn last_logits(&self, hidden: &Array, vocab: i32) -> Result<Array> {
-        let (length, width) = (hidden.dim(1)?, hidden.dim(2)?);
-        let last = slice(hidden, &[0, length - 1, 0], &[1, length, width])?;
-        let logits = self.model.logits(&last)?.reshape(&[1, -1])?;
-        let known = logits.dim(1)?.min(vocab);
-        Ok(slice(&logits, &[0, 0], &[1, known])?)
-    }
-}
-
-/// A distribution over fewer tokens as one over `vocab`.
-fn widened(distribution: &Array, vocab: i32) -> Result<Array> {
-    let missing = vocab - distribution.dim(1)?;
-    if missing <= 0 {
-        return Ok(distribution.clone());
-    }
-    let never = Array::scalar(f32::NEG_INFINITY)?;
-    Ok(pad(
-        distribution,
-        &[(0, 0), (0, missing)],
-        &never,
-        PadMode::Constant,
-    )?)
-}
-
-impl Heads<'_> {
-    fn propose(
-        &mut self,
-        tokens: &[u32],
-        count: usize,
-        sampler: &mut Sampler,
-    ) -> Result<Vec<Draft>> {
-        if self.speculative > 0 {
-            if !cache::trim(&mut self.cache, self.speculative) {
-                return Err(Error::Option {
-                    option: "cache",
-                    message: "of the heads for further tokens cannot be trimmed".to_owned(),
-                });
-            }
-            self.speculative = 0;
-        }
-        let seen: Vec<&Array> = self.hidden.iter().collect();
-        if seen.is_empty() {
-            return Ok(Vec::new());
-        }
-        let hidden = concatenate(&seen, 1)?;
-        self.hidden.clear();
-        // The last hidden state belongs to the position before the last token.
-        let length = usize::try_from(hidden.dim(1)?).unwrap_or(0);
-        let start = tokens.len().saturating_sub(length);
-        let mut input = row(tokens.get(start..).unwrap_or_default())?;
-        let mut hidden = hidden;
-        let mut drawn = Vec::with_capacity(count);
-        loop {
-            let found = self.heads.hidden(&hidden, &input, &mut self.cache)?;
-            let (length, width) = (found.dim(1)?, found.dim(2)?);
-            hidden = slice(&found, &[0, length - 1, 0], &[1, length, width])?;
-            let logits = self.heads.logits(&hidden)?.reshape(&[1, -1])?;
-            let known = logits.dim(1)?.min(self.vocab);
-            let logits = slice(&logits, &[0, 0], &[1, known])?;
-            let (token, distribution) = draw(sampler, &logits)?;
-            let distribution = match distribution {
-                Some(distribution) => Some(widened(&distribution, self.vocab)?),
-                None => None,
-            };
-            input = token.reshape(&[1, 1])?;
-            drawn.push((token, distribution));
-            if drawn.len() >= count {
-                break;
-            }
-            self.speculative += 1;
-        }
-        drafts(drawn)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::looked_up;
-
-    #[test]
-    fn the_longest_and_latest_match_is_continued() {
-        let found = |tokens: &[u32]| -> Vec<u32> {
-            let drafts = looked_up(tokens, 3, 1, 2);
-            drafts.iter().map(|draft| draft.token).collect()
-        };
-        assert_eq!(found(&[1, 2, 3, 4, 9, 2, 3, 8, 7, 1, 2, 3]), [4, 9]);
-        assert_eq!(found(&[5, 1, 5, 2, 5]), [2, 5]);
-        assert_eq!(found(&[7, 7]), [7]);
-        assert!(found(&[1, 2, 3]).is_empty());
-        assert!(found(&[]).is_empty());
     }
 }

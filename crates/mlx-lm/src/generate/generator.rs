@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Instant;
 
 use mlx_core::ops::indexing::slice;
-use mlx_core::{Array, async_eval, memory};
+use mlx_core::{Array, Stream, async_eval, memory};
 
 use super::batch::{Batch, Departure};
 use super::draft::Speculation;
@@ -94,6 +94,8 @@ pub struct Generator<'m> {
     prefixes: Option<PrefixStore>,
     waiting: VecDeque<Prefill<'m>>,
     batch: Batch<'m>,
+    /// What a failed step had to tell.
+    untold: Vec<Event>,
     next_id: u64,
     steps: usize,
 }
@@ -105,6 +107,13 @@ impl fmt::Debug for Generator<'_> {
             .field("decoding", &self.batch.rows.len())
             .field("options", &self.options)
             .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Generator<'_> {
+    fn drop(&mut self) {
+        // The step ahead may still be computed, from arrays that go with this.
+        let _failed = Stream::current().synchronize();
     }
 }
 
@@ -120,6 +129,7 @@ impl<'m> Generator<'m> {
             prefixes: None,
             waiting: VecDeque::new(),
             batch: Batch::default(),
+            untold: Vec::new(),
             next_id: 0,
             steps: 0,
         }
@@ -177,7 +187,7 @@ impl<'m> Generator<'m> {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.batch.is_empty()
+        self.waiting.is_empty() && self.batch.is_empty() && self.untold.is_empty()
     }
 
     /// Takes a sequence in; it starts with one of the next steps.
@@ -194,6 +204,12 @@ impl<'m> Generator<'m> {
             return Err(Error::Option {
                 option: "cache_precedes",
                 message: "leaves a cache of unknown tokens, which cannot be handed out".to_owned(),
+            });
+        }
+        if !request.stop.is_empty() && self.tokenizer.is_none() {
+            return Err(Error::Option {
+                option: "stop",
+                message: "needs a generator with a tokenizer, because it is text".to_owned(),
             });
         }
         let limit = self.limit(&request)?;
@@ -271,17 +287,30 @@ impl<'m> Generator<'m> {
     ///
     /// # Errors
     /// If the model itself fails, the sequences in decoding are lost; those
-    /// that wait are not. What concerns one sequence only is an
-    /// [`Event::Failed`].
+    /// that wait are not. What was there to tell by then comes with the next
+    /// step. What concerns one sequence only is an [`Event::Failed`].
     pub fn step(&mut self) -> Result<Vec<Event>> {
         let mut events = Vec::new();
-        self.drop_cancelled(&mut events)?;
-        self.prefill(&mut events)?;
+        let stepped = self.work(&mut events);
+        let mut told = std::mem::take(&mut self.untold);
+        told.append(&mut events);
+        match stepped {
+            Ok(()) => Ok(told),
+            Err(error) => {
+                self.untold = told;
+                Err(error)
+            }
+        }
+    }
+
+    fn work(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        self.drop_cancelled(events)?;
+        self.prefill(events)?;
         let stepped = match &self.speculation {
             Some(speculation) => {
-                speculative::step(&mut self.batch, self.model, speculation, &mut events)
+                speculative::step(&mut self.batch, self.model, speculation, events)
             }
-            None => self.batch.step(self.model, &mut events),
+            None => self.batch.step(self.model, events),
         };
         if let Err(error) = stepped {
             self.batch = Batch::default();
@@ -291,8 +320,7 @@ impl<'m> Generator<'m> {
         if self.steps.is_multiple_of(CLEAR_CACHE_EVERY) {
             memory::clear_cache()?;
         }
-        self.remember(&events)?;
-        Ok(events)
+        self.remember(events)
     }
 
     fn drop_cancelled(&mut self, events: &mut Vec<Event>) -> Result<()> {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use mlx_core::ops::indexing::slice;
 use mlx_core::{Array, async_eval, eval, memory};
+use mlx_nn::with_planned_length;
 
 use super::request::Request;
 use super::sequence::Sequence;
@@ -22,6 +23,9 @@ pub(super) struct Prefill<'m> {
     pub(super) may_share: bool,
     rest: VecDeque<u32>,
     embeddings: Option<Array>,
+    /// Positions of prompt and cache together: some rotations turn by the length of the text, of
+    /// which a chunk is only a part.
+    length: i32,
     /// Lengths at which to stop and hand out a copy, ascending.
     snapshots: VecDeque<usize>,
     step_size: usize,
@@ -68,6 +72,8 @@ impl<'m> Prefill<'m> {
                 });
             }
         }
+        let before = if request.cache_precedes { held } else { 0 };
+        let length = request.prompt.len().saturating_add(before);
         let mut snapshots: Vec<usize> = request
             .snapshots
             .into_iter()
@@ -89,6 +95,7 @@ impl<'m> Prefill<'m> {
             may_share,
             rest: request.prompt.into_iter().skip(done).collect(),
             embeddings: request.embeddings,
+            length: i32::try_from(length).unwrap_or(i32::MAX),
             snapshots: snapshots.into(),
             step_size: request.prefill_step_size.max(1),
         })
@@ -161,7 +168,8 @@ impl<'m> Prefill<'m> {
             tokens: &tokens,
             embeddings: embeddings.as_ref(),
         };
-        let hidden = model.hidden(input, &mut self.cache)?;
+        let cache = &mut self.cache;
+        let hidden = with_planned_length(self.length, || model.hidden(input, cache))?;
         self.done += count;
         Ok(hidden)
     }

@@ -184,13 +184,12 @@ impl<'m> ChatSession<'m> {
             if let Some(stats) = self.generator.stats() {
                 self.stats = stats;
             }
-            for event in events {
+            // An answer that failed may have left something to tell.
+            for event in events.into_iter().filter(|event| event.id() == id) {
                 match event {
                     Event::Prefill { done, total, .. } => on_turn(Turn::Prefill { done, total }),
                     Event::Segment { segment, .. } => on_turn(Turn::Segment(&segment)),
-                    Event::Finished {
-                        stats, id: done, ..
-                    } if done == id => {
+                    Event::Finished { stats, .. } => {
                         self.stats = stats;
                         return Ok(stats);
                     }

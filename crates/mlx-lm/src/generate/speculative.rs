@@ -94,7 +94,7 @@ pub(super) fn step(
                 1
             }
         };
-        if sequence.draft.wants_hidden() {
+        if sequence.draft.wants_hidden() && sequence.can_speculate() {
             let at = i32::try_from(index).unwrap_or(i32::MAX);
             let stops = [at + 1, count, hidden.dim(2)?];
             sequence.draft.see(&slice(&hidden, &[at, 0, 0], &stops)?);

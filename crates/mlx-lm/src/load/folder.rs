@@ -1,27 +1,31 @@
 //! A Hugging Face model folder.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use mlx_core::Dtype;
 use mlx_core::io::SafetensorsFile;
 use mlx_nn::{Quantization, Weights};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::estimate::Outline;
+use super::footprint::{Plan, Storage, footprint};
+use super::heads::HeadKeys;
+use super::inspect::outlines;
 use super::{GenerationConfig, Monitor, Source, constructor, formats};
-use crate::registry::{ConfigMap, Registry};
+use crate::registry::{self, ConfigMap, Registry};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Reads everything in the folder.
+/// Reads everything in the folder; without a monitor, of the weights the shapes alone.
 pub(super) fn read(
     folder: &Path,
     registry: &Registry,
-    monitor: &mut Monitor<'_>,
+    own_heads: bool,
+    monitor: Option<&mut Monitor<'_>>,
 ) -> Result<Source> {
     let config = object(&folder.join("config.json"))?.ok_or_else(|| Error::MissingFile {
         file: "config.json".to_owned(),
@@ -32,7 +36,11 @@ pub(super) fn read(
     let file = open(folder)?;
     let quantization = quantization(&text_config)?;
     let tokenizer = Tokenizer::from_folder(folder)?;
-    let mut weights = weights(&file, monitor)?;
+    let names = wanted(&file, registry, &config, own_heads);
+    let mut weights = match monitor {
+        Some(monitor) => weights(&file, &names, monitor)?,
+        None => outlines(&file, &names)?,
+    };
     if let Some(settings) = foreign_quantization(folder, &text_config)? {
         formats::convert(&settings, &mut weights)?;
     }
@@ -48,35 +56,88 @@ pub(super) fn read(
 }
 
 /// The configuration and the bytes that the weights take, without reading them.
-pub(super) fn outline(folder: &Path, dtype: Option<Dtype>) -> Result<Outline> {
+pub(super) fn outline(folder: &Path, registry: &Registry, plan: Plan<'_>) -> Result<Outline> {
     let config = object(&folder.join("config.json"))?.ok_or_else(|| Error::MissingFile {
         file: "config.json".to_owned(),
     })?;
     let file = open(folder)?;
-    let mut weights = 0_u64;
-    for name in file.names() {
-        let stored = file.dtype(name)?;
-        let bytes = match dtype.filter(|_| stored.is_floating()) {
-            Some(dtype) => file.shape(name)?.iter().product::<usize>() * dtype.size(),
-            None => file.bytes(name)?.len(),
-        };
-        weights = weights.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
-    }
-    Ok(Outline { weights, config })
+    let text = registry::text_part(&config);
+    let own = quantization(&text)?;
+    let foreign = foreign_quantization(folder, &text)?;
+    let storage = Storage {
+        own: own.as_ref(),
+        foreign: foreign.as_ref(),
+    };
+    let num_layers = text.get("num_hidden_layers").and_then(Value::as_i64);
+    let num_layers = num_layers.and_then(|count| i32::try_from(count).ok());
+    let names = wanted(&file, registry, &config, plan.own_heads);
+    let found = footprint(
+        &file,
+        names.into_iter(),
+        &storage,
+        plan,
+        num_layers.unwrap_or(0),
+    )?;
+    Ok(Outline {
+        weights: found.loaded,
+        loading: found.read.saturating_sub(found.loaded),
+        config,
+    })
 }
 
-fn weights(file: &SafetensorsFile, monitor: &mut Monitor<'_>) -> Result<Weights> {
+/// The tensors that the language model may need: of a multimodal checkpoint, what sees and hears
+/// stays on the disk, and so do heads for further tokens unless they are asked for.
+fn wanted<'f>(
+    file: &'f SafetensorsFile,
+    registry: &Registry,
+    config: &ConfigMap,
+    own_heads: bool,
+) -> Vec<&'f str> {
+    let model_type = config.get("model_type").and_then(Value::as_str);
+    let is_whole = model_type.is_some_and(|model_type| registry.is_added(model_type));
+    // The same prefixes that the architectures look for; heads may lie beside them.
+    let prefix = ["language_model.", "model.language_model."]
+        .into_iter()
+        .find(|prefix| file.names().any(|name| name.starts_with(prefix)))
+        .filter(|_| !is_whole);
+    let heads = HeadKeys::new(file, config);
+    let is_wanted = |name: &&str| {
+        if !is_whole && (name.starts_with("visual.") || (!own_heads && heads.covers(name))) {
+            return false;
+        }
+        prefix.is_none_or(|prefix| {
+            [prefix, "lm_head.", "mtp."]
+                .iter()
+                .any(|start| name.starts_with(start))
+        })
+    };
+    file.names().filter(is_wanted).collect()
+}
+
+/// Reads tensors, several at a time.
+fn weights(file: &SafetensorsFile, names: &[&str], monitor: &mut Monitor<'_>) -> Result<Weights> {
     let mut total = 0;
-    for name in file.names() {
+    for name in names {
         total += file.bytes(name)?.len();
     }
     monitor.start(total)?;
     let mut weights = Weights::new();
-    for name in file.names() {
-        weights.insert(name, file.read(name)?)?;
-        monitor.advance(file.bytes(name)?.len())?;
-    }
-    Ok(weights)
+    let mut failed = None;
+    file.read_each(names, |name, array| {
+        let read = array.map_err(Error::from).and_then(|array| {
+            let bytes = file.bytes(name)?.len();
+            weights.insert(name, array)?;
+            monitor.advance(bytes)
+        });
+        match read {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    });
+    failed.map_or(Ok(weights), Err)
 }
 
 /// The `quantization` entry, which MLX's converters write; older ones wrote it

@@ -104,7 +104,12 @@ impl QuantizeOptions {
     }
 
     /// What the weight at `path` becomes.
-    fn choose(&self, path: &str, columns: i32, num_layers: i32) -> Option<LayerQuantization> {
+    pub(super) fn choose(
+        &self,
+        path: &str,
+        columns: i32,
+        num_layers: i32,
+    ) -> Option<LayerQuantization> {
         if let Some(layer) = self.overrides.get(path) {
             return *layer;
         }
@@ -113,7 +118,7 @@ impl QuantizeOptions {
             layer.bits = recipe.bits(path, num_layers);
         }
         // A router that chooses other experts is a worse loss than the bytes it saves.
-        let router = ["gate", "router", "router.proj"]
+        let router = ["gate", "router", "router.proj", "shared_expert_gate"]
             .iter()
             .any(|name| path.ends_with(&format!(".{name}")));
         if router {
@@ -164,6 +169,22 @@ pub fn quantize_model(model: &mut dyn Module, options: &QuantizeOptions) -> Resu
     };
     model.visit(&KeyPath::root(), &mut plan);
     Ok(quantize(model, &settings, |_, _| true)?)
+}
+
+/// The number of weights that are quantised.
+pub(super) fn quantized_count(model: &dyn Module) -> usize {
+    struct Quantized(usize);
+    impl<'a> Visitor<'a> for Quantized {
+        fn parameter(&mut self, _: &KeyPath<'_>, _: &'a mlx_core::Array) {}
+
+        fn weight(&mut self, _: &KeyPath<'_>, weight: &'a Weight) -> Descend {
+            self.0 += usize::from(weight.is_quantized());
+            Descend::Over
+        }
+    }
+    let mut quantized = Quantized(0);
+    model.visit(&KeyPath::root(), &mut quantized);
+    quantized.0
 }
 
 /// One more than the largest number that names a layer.
@@ -225,4 +246,21 @@ pub fn dequantize_model(model: &mut dyn Module, dtype: Option<Dtype>) -> Result<
         }
     }
     Ok(model.visit_mut(&KeyPath::root(), &mut Dequantize(dtype))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::QuantizeOptions;
+
+    #[test]
+    fn what_chooses_experts_keeps_8_bits() {
+        let options = QuantizeOptions::bits(4);
+        let bits = |name: &str| {
+            let layer = options.choose(&format!("model.layers.0.mlp.{name}"), 64, 1);
+            layer.map(|layer| layer.bits)
+        };
+        assert_eq!(bits("gate"), Some(8));
+        assert_eq!(bits("shared_expert_gate"), Some(8));
+        assert_eq!(bits("gate_proj"), Some(4));
+    }
 }

@@ -127,7 +127,8 @@ impl<'a> Visitor<'a> for Candidates {
 
     fn weight(&mut self, path: &KeyPath<'_>, weight: &'a Weight) -> Descend {
         if let Weight::Dense(array) = weight
-            && array.shape().len() == 2
+            // Experts are stacked: one array for all of a layer.
+            && array.shape().len() >= 2
             && array
                 .shape()
                 .last()

@@ -4,8 +4,6 @@
 //! Follows `mlx_lm/models/deepseek_v3.py` of mlx-lm 0.32.2.
 
 use mlx_core::Array;
-use mlx_core::ops::linalg_basic::matmul;
-use mlx_core::ops::shape::swapaxes;
 use mlx_nn::activation::swiglu;
 use mlx_nn::{
     Embedding, Linear, Mask, Module, RmsNorm, RopeParameters, RopeParametersField, SwitchGlu,
@@ -16,10 +14,12 @@ use serde::Deserialize;
 use super::{
     experts::{self, SigmoidRouter},
     mla::{self, MlaAttention, MlaConfig},
+    next_token::{self, NextToken},
     sanitize,
 };
 use crate::cache::{Cache, CacheOptions, LayerCache, Masks, attention_cache};
 use crate::config;
+use crate::generate::MultiToken;
 use crate::registry::{ConfigMap, Input};
 use crate::{LanguageModel, Result};
 
@@ -87,6 +87,9 @@ pub struct Config {
     pub rope_scaling: Option<RopeParameters>,
     #[serde(default)]
     pub rope_parameters: Option<RopeParametersField>,
+    /// What the weights have of a head for the token after the next one, as `sanitize` found it.
+    #[serde(skip)]
+    next_token: Option<next_token::Stored>,
 }
 
 fn one() -> i32 {
@@ -215,7 +218,7 @@ impl Gate {
     }
 
     fn forward(&self, x: &Array) -> Result<(Array, Array)> {
-        let logits = matmul(x, &swapaxes(&self.weight, 0, 1)?)?;
+        let logits = experts::router_logits(x, &self.weight)?;
         self.router.choose(&logits, &self.e_score_correction_bias)
     }
 }
@@ -316,6 +319,8 @@ struct DeepseekV3 {
 pub struct Model {
     model: DeepseekV3,
     lm_head: Option<Linear>,
+    #[module(name = "model.layers")]
+    next_token: Option<NextToken<Block>>,
     #[module(skip)]
     config: Config,
 }
@@ -336,9 +341,17 @@ impl Model {
         };
         let head = || Linear::placeholder(config.hidden_size, config.vocab_size, false);
         let lm_head = (!config.tie_word_embeddings).then(head).transpose()?;
+        let next_token = |stored| {
+            let layer = config.num_hidden_layers;
+            let sizes = (config.hidden_size, config.vocab_size);
+            let block = Block::new(&config, layer)?;
+            NextToken::new(layer, block, stored, sizes, config.rms_norm_eps)
+        };
+        let next_token = config.next_token.map(next_token).transpose()?;
         Ok(Self {
             model,
             lm_head,
+            next_token,
             config,
         })
     }
@@ -382,17 +395,46 @@ impl LanguageModel for Model {
     fn max_position_embeddings(&self) -> Option<i32> {
         self.config.max_position_embeddings
     }
+
+    fn multi_token(&self) -> Option<&dyn MultiToken> {
+        self.next_token
+            .as_ref()
+            .map(|_| -> &dyn MultiToken { self })
+    }
 }
 
-/// Renames and drops weights so that exactly the model's own remain.
+impl MultiToken for Model {
+    fn make_cache(&self) -> Cache {
+        vec![attention_cache(None, &CacheOptions::default())]
+    }
+
+    fn hidden(
+        &self,
+        hidden: &Array,
+        tokens: &Array,
+        cache: &mut [Box<dyn LayerCache>],
+    ) -> Result<Array> {
+        let head = self.next_token.as_ref().ok_or_else(next_token::missing)?;
+        let embed = |tokens: &Array| self.embed(tokens);
+        head.hidden(hidden, tokens, cache, embed, Block::forward)
+    }
+
+    fn logits(&self, hidden: &Array) -> Result<Array> {
+        let head = self.next_token.as_ref().ok_or_else(next_token::missing)?;
+        head.logits(hidden, |hidden| LanguageModel::logits(self, hidden))
+    }
+}
+
+/// Renames and drops weights so that exactly the model's own remain, and notes in the configuration
+/// whether a head for the token after the next one is among them.
 ///
 /// # Errors
 /// Fails if two weights would end up under one key.
-pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
+pub fn sanitize(config: &mut Config, weights: &mut Weights) -> Result<()> {
     sanitize::text_part(weights)?;
     sanitize::rotary_frequencies(weights);
     sanitize::tied_head(weights, config.tie_word_embeddings);
-    sanitize::later_layers(weights, config.num_hidden_layers);
+    config.next_token = next_token::keep(weights, config.num_hidden_layers);
     sanitize::experts(weights, "experts", "switch_mlp", config.n_routed_experts)?;
     mla::split_kv_b(weights, &config.attention()?)?;
     Ok(())

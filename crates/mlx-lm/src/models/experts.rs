@@ -4,9 +4,10 @@ use mlx_core::Array;
 use mlx_core::Dtype;
 use mlx_core::ops::arithmetic::{multiply, sigmoid};
 use mlx_core::ops::indexing::{put_along_axis, slice, take_along_axis};
+use mlx_core::ops::linalg_basic::matmul;
 use mlx_core::ops::misc::{argpartition, stop_gradient, topk};
 use mlx_core::ops::reduction::{SoftmaxOptions, softmax_with, sum_axes};
-use mlx_core::ops::shape::{expand_dims, flatten, unflatten};
+use mlx_core::ops::shape::{expand_dims, flatten, swapaxes, unflatten};
 
 use crate::{Error, Result, config};
 
@@ -31,6 +32,16 @@ pub(super) fn softmax_top_k(logits: &Array, top_k: i32, normalize: bool) -> Resu
         scores = (&scores / sum_axes(&scores, &[-1], true)?)?;
     }
     Ok((chosen, scores))
+}
+
+/// Router logits `[.., E]` of `x [.., D]` for a router `[E, D]` whose model computes them in 32
+/// bits whatever the rest is computed in: a rounded logit may choose another expert.
+pub(super) fn router_logits(x: &Array, weight: &Array) -> Result<Array> {
+    let weight = weight.astype(Dtype::Float32)?;
+    Ok(matmul(
+        &x.astype(Dtype::Float32)?,
+        &swapaxes(&weight, 0, 1)?,
+    )?)
 }
 
 /// Outputs `[.., K, D]` of the chosen experts, added up by their weights `[.., K]`.
@@ -111,4 +122,19 @@ pub(super) fn without_weak_groups(scores: &Array, worth: &Array, count: i32) -> 
     let zero = Array::scalar_dtype(0.0, scores.dtype())?;
     let kept = put_along_axis(scores, &weakest, &zero, -2)?;
     Ok(flatten(&kept, -2, -1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_router_tells_experts_apart_that_16_bits_would_not() -> Result<()> {
+        // Sums of 256 and 256.5, which are the same number in bfloat16.
+        let x = Array::from_slice::<f32>(&[16.0, 0.5], &[1, 2])?.astype(Dtype::Bfloat16)?;
+        let weight = Array::from_slice::<f32>(&[16.0, 0.0, 16.0, 1.0], &[2, 2])?;
+        let logits = router_logits(&x, &weight.astype(Dtype::Bfloat16)?)?;
+        assert_eq!(logits.to_vec::<f32>()?, [256.0, 256.5]);
+        Ok(())
+    }
 }

@@ -5,9 +5,11 @@
 //! 0.32.2 it folds the multipliers into the weights, but all of them: mlx-lm leaves out those of
 //! the keys and values, and the groups of the gated norm.
 
-use mlx_core::Array;
+use std::collections::BTreeSet;
+
 use mlx_core::ops::misc::astype;
 use mlx_core::ops::shape::{concatenate, expand_dims};
+use mlx_core::{Array, Dtype};
 use mlx_nn::activation::swiglu;
 use mlx_nn::{
     Embedding, Linear, Mask, Module, RmsNorm, Rope, RopeParameters, RopeParametersField, Weights,
@@ -402,7 +404,8 @@ impl LanguageModel for Model {
 /// went through MLX has them folded in already.
 ///
 /// # Errors
-/// Fails if a convolution has too few axes.
+/// Fails if a convolution has too few axes, or a weight is packed with scales that are no
+/// floating-point numbers.
 pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
     sanitize::tied_head(weights, config.tie_word_embeddings);
     if conv1d_from_torch(weights, ".mamba.conv1d.weight")? {
@@ -440,6 +443,11 @@ fn fold_multipliers(config: &Config, weights: &mut Weights) -> Result<()> {
         ("down_proj", down, down),
     ];
     let keys: Vec<String> = weights.keys().map(str::to_owned).collect();
+    let packed: BTreeSet<String> = keys
+        .iter()
+        .filter_map(|key| Some(format!("{}.weight", key.strip_suffix(".scales")?)))
+        .collect();
+    let is_packed = |key: &str| packed.contains(key);
     let mixer = mixer_multipliers(config)?;
     for key in keys {
         let mut parts = key.rsplit('.');
@@ -448,17 +456,25 @@ fn fold_multipliers(config: &Config, weights: &mut Weights) -> Result<()> {
         };
         let found = factors.iter().find(|(name, _, _)| *name == layer);
         let factor = match (found, part) {
-            (Some(&(_, weight, _)), "weight") => Array::scalar(weight)?,
+            // What packed codes stand for grows with their scales and offsets.
+            (_, "weight") if is_packed(&key) => continue,
+            (Some(&(_, weight, _)), "weight" | "scales" | "biases") => Array::scalar(weight)?,
             (Some(&(_, _, bias)), "bias") => Array::scalar(bias)?,
-            (None, "weight") if layer == "in_proj" => {
+            (None, "weight" | "scales" | "biases") if layer == "in_proj" => {
                 expand_dims(&(&mixer * config.ssm_in_multiplier)?, &[-1])?
             }
             (None, "bias") if layer == "in_proj" => mixer.clone(),
             _ => continue,
         };
         if let Some(weight) = weights.take(&key) {
-            let folded = (&weight * astype(&factor, weight.dtype())?)?;
-            weights.insert(key, folded)?;
+            let dtype = weight.dtype();
+            if !dtype.is_floating() {
+                let message = format!("`{key}` is {dtype:?}, which multipliers do not fold into");
+                return Err(Error::weights(message));
+            }
+            // A factor that is rounded to 16 bits first would be off in all of the weights.
+            let folded = (astype(&weight, Dtype::Float32)? * factor)?;
+            weights.insert(key, astype(&folded, dtype)?)?;
         }
     }
     Ok(())
@@ -480,4 +496,83 @@ fn mixer_multipliers(config: &Config) -> Result<Array> {
         .map(|(&width, multiplier)| Array::full::<f32>(&[width], multiplier))
         .collect::<mlx_core::Result<_>>()?;
     Ok(concatenate(&parts.iter().collect::<Vec<_>>(), 0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_core::ops::quantized::{QuantizationLayout, dequantize, quantize};
+
+    use super::*;
+
+    fn config() -> Result<Config> {
+        let text = r#"{
+            "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+            "vocab_size": 300, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8,
+            "mamba_d_conv": 4, "mamba_n_groups": 2, "mamba_d_ssm": 64, "head_dim": 8,
+            "key_multiplier": 0.7, "attention_in_multiplier": 0.8, "ssm_in_multiplier": 1.2,
+            "ssm_multipliers": [0.5, 0.9, 0.8, 1.1, 0.6]
+        }"#;
+        Config::from_json(&serde_json::from_str(text).expect("an object"))
+    }
+
+    const KEYS: &str = "model.layers.0.self_attn.k_proj";
+    const MIXER: &str = "model.layers.0.mamba.in_proj";
+
+    /// A checkpoint in the published layout.
+    fn published() -> Result<Weights> {
+        let mut weights = Weights::new();
+        for (path, rows) in [(KEYS, 16_u16), (MIXER, 168)] {
+            let values: Vec<f32> = (0..rows * 32).map(|i| f32::from(i % 37) - 18.5).collect();
+            let shape = [i32::from(rows), 32];
+            weights.insert(
+                format!("{path}.weight"),
+                Array::from_slice::<f32>(&values, &shape)?,
+            )?;
+        }
+        let kernel = Array::ones::<f32>(&[96, 1, 4])?;
+        weights.insert("model.layers.0.mamba.conv1d.weight", kernel)?;
+        Ok(weights)
+    }
+
+    #[test]
+    fn multipliers_reach_the_scales_of_packed_weights() -> Result<()> {
+        let (config, layout) = (config()?, QuantizationLayout::affine(32, 8));
+        let mut dense = published()?;
+        sanitize(&config, &mut dense)?;
+
+        let mut packed = published()?;
+        for path in [KEYS, MIXER] {
+            let weight = packed.take(&format!("{path}.weight")).expect("a weight");
+            let parts = quantize(&weight, layout)?;
+            packed.insert(format!("{path}.weight"), parts.weight)?;
+            packed.insert(format!("{path}.scales"), parts.scales)?;
+            packed.insert(format!("{path}.biases"), parts.biases.expect("offsets"))?;
+        }
+        sanitize(&config, &mut packed)?;
+        for path in [KEYS, MIXER] {
+            let part = |part: &str| packed.get(&format!("{path}.{part}")).expect("a part");
+            let (codes, scales) = (part("weight"), part("scales"));
+            assert_eq!(codes.dtype(), Dtype::Uint32);
+            let found = dequantize(codes, scales, Some(part("biases")), layout, None)?;
+            let expected = dense.get(&format!("{path}.weight")).expect("a weight");
+            let pairs = found
+                .to_vec::<f32>()?
+                .into_iter()
+                .zip(expected.to_vec::<f32>()?);
+            for (found, expected) in pairs {
+                assert!((found - expected).abs() < 0.2, "{found} for {expected}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn scales_that_are_no_numbers_are_refused() -> Result<()> {
+        let mut weights = published()?;
+        weights.insert(format!("{KEYS}.scales"), Array::ones::<u8>(&[16, 1])?)?;
+        let error = sanitize(&config()?, &mut weights).expect_err("scales of mxfp4");
+        assert!(error.to_string().contains("scales"), "{error}");
+        Ok(())
+    }
 }

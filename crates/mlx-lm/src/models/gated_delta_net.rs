@@ -111,8 +111,7 @@ impl DeltaRule<'_> {
         let keys = unit(&heads(&keys, key_heads)?, scale)?;
         let values = heads(&values, value_heads)?;
 
-        let rate = exp(&astype(self.a_log, Dtype::Float32)?)?;
-        let decay = exp(&(softplus(&(&projected.a + self.dt_bias)?)? * rate)?.negative()?)?;
+        let decay = self.decay(&projected.a)?;
         let beta = sigmoid(&projected.b)?;
         let found = gated_delta_update(
             &queries,
@@ -135,6 +134,14 @@ impl DeltaRule<'_> {
         let gated = astype(&gated, projected.qkv.dtype())?;
         Ok(reshape(&gated, &[batch, length, -1])?)
     }
+
+    /// The part of the state that each token leaves of what came before, `[B, L, Hv]`, in 32 bits:
+    /// it is raised to the power of the length of the text.
+    fn decay(&self, a: &Array) -> Result<Array> {
+        let rate = exp(&astype(self.a_log, Dtype::Float32)?)?;
+        let step = softplus(&(astype(a, Dtype::Float32)? + self.dt_bias)?)?;
+        Ok(exp(&(step * rate)?.negative()?)?)
+    }
 }
 
 impl DeltaConfig {
@@ -149,4 +156,52 @@ impl DeltaConfig {
 /// mean.
 fn unit(x: &Array, scale: f32) -> Result<Array> {
     Ok((rms_norm(x, None, 1e-6 * scale * scale)? * scale)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decay_is_computed_in_32_bits_of_a_model_of_16() -> Result<()> {
+        let config = DeltaConfig {
+            hidden_size: 8,
+            linear_num_value_heads: 2,
+            linear_num_key_heads: 1,
+            linear_key_head_dim: 4,
+            linear_value_head_dim: 4,
+            linear_conv_kernel_dim: 4,
+            rms_norm_eps: 1e-6,
+        };
+        let half = |values: &[f32]| -> Result<Array> {
+            let values = Array::from_slice::<f32>(values, &[values.len()])?;
+            Ok(astype(&values, Dtype::Bfloat16)?)
+        };
+        let (dt_bias, a_log, norm) = (
+            half(&[-7.03, -5.02])?,
+            half(&[0.5, -1.0])?,
+            half(&[1.0; 4])?,
+        );
+        let rule = DeltaRule {
+            config: &config,
+            conv1d: &config.convolution()?,
+            dt_bias: &dt_bias,
+            a_log: &a_log,
+            norm: &norm,
+        };
+        let a = half(&[0.0137, -0.0244])?;
+        let found = rule.decay(&a)?;
+        assert_eq!(found.dtype(), Dtype::Float32);
+
+        let wide = |array: &Array| astype(array, Dtype::Float32)?.to_vec::<f32>();
+        let inputs = wide(&a)?
+            .into_iter()
+            .zip(wide(&dt_bias)?)
+            .zip(wide(&a_log)?);
+        let expected = inputs.map(|((a, bias), log)| (-(a + bias).exp().ln_1p() * log.exp()).exp());
+        for (found, expected) in found.to_vec::<f32>()?.into_iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
+        }
+        Ok(())
+    }
 }

@@ -27,13 +27,17 @@ pub struct Config {
     pub hidden_size: i32,
     pub num_hidden_layers: i32,
     pub intermediate_size: i32,
+    #[serde(default = "default_num_attention_heads")]
     pub num_attention_heads: i32,
+    #[serde(default = "default_num_key_value_heads")]
     pub num_key_value_heads: i32,
     #[serde(default = "default_head_dim")]
     pub head_dim: i32,
+    #[serde(default = "default_rms_norm_eps")]
     pub rms_norm_eps: f32,
+    #[serde(default = "default_vocab_size")]
     pub vocab_size: i32,
-    #[serde(default)]
+    #[serde(default = "default_max_position_embeddings")]
     pub max_position_embeddings: Option<i32>,
     #[serde(default = "config::yes")]
     pub tie_word_embeddings: bool,
@@ -49,7 +53,7 @@ pub struct Config {
     pub attn_logit_softcapping: Option<f32>,
     #[serde(default)]
     pub final_logit_softcapping: Option<f32>,
-    #[serde(default)]
+    #[serde(default = "default_sliding_window")]
     pub sliding_window: Option<i32>,
     #[serde(default = "default_sliding_window_pattern")]
     pub sliding_window_pattern: i32,
@@ -67,8 +71,37 @@ pub struct Config {
     pub rope_parameters: Option<RopeParametersField>,
 }
 
+// The published multimodal checkpoints state only what differs from the defaults of
+// transformers, which these are.
+
+fn default_num_attention_heads() -> i32 {
+    8
+}
+
+fn default_num_key_value_heads() -> i32 {
+    4
+}
+
 fn default_head_dim() -> i32 {
     256
+}
+
+fn default_rms_norm_eps() -> f32 {
+    1e-6
+}
+
+fn default_vocab_size() -> i32 {
+    262_208
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the field may be null")]
+fn default_max_position_embeddings() -> Option<i32> {
+    Some(131_072)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the field may be null")]
+fn default_sliding_window() -> Option<i32> {
+    Some(4096)
 }
 
 fn default_query_pre_attn_scalar() -> f32 {
@@ -363,4 +396,32 @@ pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
     sanitize::rotary_frequencies(weights);
     sanitize::tied_head(weights, config.tie_word_embeddings);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_published_4b_leaves_out_has_its_defaults() -> Result<()> {
+        let text = r#"{
+            "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+            "num_hidden_layers": 34, "sliding_window": 1024,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}
+        }"#;
+        let json: ConfigMap =
+            serde_json::from_str(text).map_err(|error| Error::config("json", error.to_string()))?;
+        let config = Config::from_json(&json)?;
+        assert_eq!(
+            (
+                config.num_attention_heads,
+                config.num_key_value_heads,
+                config.head_dim
+            ),
+            (8, 4, 256)
+        );
+        assert_eq!((config.vocab_size, config.rms_norm_eps), (262_208, 1e-6));
+        assert_eq!(config.max_position_embeddings, Some(131_072));
+        Ok(())
+    }
 }

@@ -79,6 +79,10 @@ pub struct Config {
     #[serde(default)]
     pub use_bidirectional_attention: Option<String>,
     #[serde(default)]
+    pub rope_theta: Option<f32>,
+    #[serde(default)]
+    pub rope_scaling: Option<RopeParametersField>,
+    #[serde(default)]
     pub rope_parameters: Option<RopeParametersField>,
 }
 
@@ -222,8 +226,10 @@ impl Config {
         config::RopeConfig {
             head_dim: self.heads(slides).head_dim,
             slides,
+            // It holds for sets that do not state their own, which the published ones do.
+            theta: self.rope_theta,
             scaling: Some(&published),
-            parameters: self.rope_parameters.as_ref(),
+            parameters: self.rope_parameters.as_ref().or(self.rope_scaling.as_ref()),
             max_position_embeddings: self.max_position_embeddings,
             ..config::RopeConfig::default()
         }

@@ -11,7 +11,8 @@ use mlx_core::ops::shape::{reshape, split, transpose_axes};
 use mlx_core::{Array, Dtype};
 use mlx_nn::activation::swiglu;
 use mlx_nn::{
-    Conv1d, Embedding, Linear, Mask, Module, RmsNorm, Rope, RopeParametersField, SwitchGlu, Weights,
+    Conv1d, Embedding, Linear, Mask, Module, RmsNorm, Rope, RopeParameters, RopeParametersField,
+    SwitchGlu, Weights,
 };
 use serde::Deserialize;
 
@@ -71,6 +72,8 @@ pub struct Config {
     pub max_position_embeddings: Option<i32>,
     #[serde(default)]
     pub rope_theta: Option<f32>,
+    #[serde(default)]
+    pub rope_scaling: Option<RopeParameters>,
     #[serde(default)]
     pub rope_parameters: Option<RopeParametersField>,
     #[serde(default)]
@@ -207,6 +210,7 @@ impl Config {
         let rope = config::RopeConfig {
             head_dim: self.head_dim(),
             theta: Some(self.rope_theta.unwrap_or(ROPE_THETA)),
+            scaling: self.rope_scaling.as_ref(),
             parameters: self.rope_parameters.as_ref(),
             max_position_embeddings: self.max_position_embeddings,
             ..config::RopeConfig::default()

@@ -4,7 +4,7 @@
 //! Follows `mlx_lm/models/mamba2.py` of mlx-lm 0.32.2, and transformers for the gated norm, which works
 //! by groups, and the epsilon of the blocks' norms.
 
-use mlx_core::Array;
+use mlx_core::{Array, Dtype};
 use mlx_nn::{Embedding, Linear, Module, RmsNorm, Weights};
 use serde::Deserialize;
 
@@ -41,6 +41,11 @@ pub struct Config {
     pub hidden_act: String,
     #[serde(default)]
     pub ssm_state_size: Option<i32>,
+    #[serde(default)]
+    pub expand: Option<i32>,
+    /// Whether what runs past the layers is kept in 32 bits.
+    #[serde(default = "config::yes")]
+    pub residual_in_fp32: bool,
 }
 
 fn default_use_conv_bias() -> bool {
@@ -90,8 +95,15 @@ struct Block {
 }
 
 impl Block {
-    fn forward(&self, x: &Array, masks: &KindMasks, cache: &mut dyn LayerCache) -> Result<Array> {
-        let normed = self.norm.forward(x)?;
+    /// Adds to `x`, in its dtype, what the mixer makes of it in `dtype`.
+    fn forward(
+        &self,
+        x: &Array,
+        dtype: Dtype,
+        masks: &KindMasks,
+        cache: &mut dyn LayerCache,
+    ) -> Result<Array> {
+        let normed = self.norm.forward(&x.astype(dtype)?)?;
         let mixed = self
             .mixer
             .forward(&normed, masks.tokens(), as_state(cache)?)?;
@@ -157,10 +169,15 @@ impl LanguageModel for Model {
         let mut x = input.embedded(|tokens| self.embed(tokens))?; // [B, L, D]
         let kinds = layers.iter().map(|_| LayerKind::Recurrent);
         let masks = KindMasks::new(cache, kinds, x.dim(1)?)?;
-        for (layer, cache) in layers.iter().zip(cache) {
-            x = layer.forward(&x, &masks, cache.as_mut())?;
+        let dtype = x.dtype();
+        if self.config.residual_in_fp32 {
+            // Many small additions to one large sum vanish in 16 bits.
+            x = x.astype(Dtype::Float32)?;
         }
-        Ok(self.backbone.norm_f.forward(&x)?)
+        for (layer, cache) in layers.iter().zip(cache) {
+            x = layer.forward(&x, dtype, &masks, cache.as_mut())?;
+        }
+        Ok(self.backbone.norm_f.forward(&x)?.astype(dtype)?)
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array> {
@@ -197,4 +214,57 @@ pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
     })?;
     sanitize::tied_head(weights, config.tie_word_embeddings);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_nn::{Descend, KeyPath, VisitorMut, Weight};
+
+    use super::*;
+
+    /// Gives a model weights of 16 bits.
+    struct Halve;
+
+    impl VisitorMut for Halve {
+        fn parameter(&mut self, _: &KeyPath<'_>, array: &mut Array) -> mlx_nn::Result<()> {
+            *array = array.astype(Dtype::Bfloat16)?;
+            Ok(())
+        }
+
+        fn weight(&mut self, _: &KeyPath<'_>, weight: &mut Weight) -> mlx_nn::Result<Descend> {
+            let dense = Array::full::<f32>(&weight.shape(), 0.1)?;
+            *weight = Weight::Dense(dense.astype(Dtype::Bfloat16)?);
+            Ok(Descend::Over)
+        }
+    }
+
+    #[test]
+    fn residuals_stay_in_32_bits_unless_the_configuration_says_otherwise() -> Result<()> {
+        let text = r#"{
+            "hidden_size": 8, "num_hidden_layers": 1, "num_heads": 2, "head_dim": 8, "vocab_size": 4,
+            "state_size": 4, "conv_kernel": 4, "n_groups": 1, "layer_norm_epsilon": 1e-5,
+            "tie_word_embeddings": true
+        }"#;
+        let json: ConfigMap = serde_json::from_str(text).expect("an object");
+        let config = Config::from_json(&json)?;
+        assert!(config.residual_in_fp32);
+
+        let mut model = Model::new(config)?;
+        model.visit_mut(&KeyPath::root(), &mut Halve)?;
+        let layer = model.backbone.layers.first().expect("a layer");
+        let mut cache = model.make_cache(&CacheOptions::default());
+        let kinds = std::iter::once(LayerKind::Recurrent);
+        let masks = KindMasks::new(&cache, kinds, 1)?;
+        let x = Array::ones::<f32>(&[1, 1, 8])?;
+        let entry = cache.first_mut().expect("an entry");
+        let mut run = |x: &Array| layer.forward(x, Dtype::Bfloat16, &masks, entry.as_mut());
+        assert_eq!(run(&x)?.dtype(), Dtype::Float32);
+        let halved = x.astype(Dtype::Bfloat16)?;
+        assert_eq!(run(&halved)?.dtype(), Dtype::Bfloat16);
+
+        let tokens = Array::zeros::<u32>(&[1, 3])?;
+        let mut cache = model.make_cache(&CacheOptions::default());
+        assert_eq!(model.forward(&tokens, &mut cache)?.dtype(), Dtype::Bfloat16);
+        Ok(())
+    }
 }

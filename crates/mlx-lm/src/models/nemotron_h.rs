@@ -5,15 +5,13 @@
 //! Follows `mlx_lm/models/nemotron_h.py` of mlx-lm 0.32.2.
 
 use mlx_core::Array;
-use mlx_core::ops::linalg_basic::matmul;
 use mlx_core::ops::misc::astype;
-use mlx_core::ops::shape::swapaxes;
 use mlx_nn::activation::relu2;
 use mlx_nn::{Embedding, Linear, Mask, Module, RmsNorm, SwitchMlp, Weights};
 use serde::Deserialize;
 
 use super::causal_conv::conv1d_from_torch;
-use super::experts::{SigmoidRouter, weighted_sum};
+use super::experts::{SigmoidRouter, router_logits, weighted_sum};
 use super::heads;
 use super::mamba2_mixer::{GatedNormConfig, Mixer, MixerConfig, SLOTS, TimeStepLimit};
 use crate::cache::{
@@ -50,6 +48,15 @@ pub struct Config {
     pub mamba_proj_bias: bool,
     #[serde(default)]
     pub mlp_bias: bool,
+    /// Whether the projections of recurrent layers have biases; `mamba_proj_bias` where absent.
+    #[serde(default)]
+    pub use_bias: Option<bool>,
+    #[serde(default)]
+    pub residual_in_fp32: Option<bool>,
+    #[serde(default)]
+    pub mamba_hidden_act: Option<String>,
+    #[serde(default)]
+    pub expand: Option<i32>,
     #[serde(default = "default_use_conv_bias")]
     pub use_conv_bias: bool,
     #[serde(default)]
@@ -150,6 +157,10 @@ impl Config {
                 "`true` is not supported: Nemotron-H has an output head of its own",
             ));
         }
+        config::switch("residual_in_fp32", self.residual_in_fp32, false)?;
+        if let Some(act) = &self.mamba_hidden_act {
+            config::silu(act)?;
+        }
         let kinds = self.kinds()?;
         config::layers(i32::try_from(kinds.len()).unwrap_or(i32::MAX))?;
         if kinds.contains(&Kind::Mamba) {
@@ -246,8 +257,8 @@ impl Config {
             n_groups: self.n_groups,
             conv_kernel: self.conv_kernel,
             use_conv_bias: self.use_conv_bias,
-            in_bias: self.mamba_proj_bias,
-            out_bias: self.mamba_proj_bias,
+            in_bias: self.use_bias.unwrap_or(self.mamba_proj_bias),
+            out_bias: self.use_bias.unwrap_or(self.mamba_proj_bias),
             time_step_limit: self.time_step_limit.0,
             norm: Some(GatedNormConfig {
                 eps: self.layer_norm_epsilon,
@@ -366,7 +377,7 @@ impl SparseMoe {
     }
 
     fn forward(&self, x: &Array) -> Result<Array> {
-        let logits = matmul(x, &swapaxes(&self.gate.weight, 0, 1)?)?;
+        let logits = router_logits(x, &self.gate.weight)?;
         let (chosen, scores) = self
             .router
             .choose(&logits, &self.gate.e_score_correction_bias)?;

@@ -37,6 +37,12 @@ pub struct Config {
     #[serde(default = "config::default_act")]
     pub hidden_act: String,
     #[serde(default)]
+    pub attention_bias: Option<bool>,
+    #[serde(default)]
+    pub mlp_bias: Option<bool>,
+    #[serde(default)]
+    pub lm_head_bias: Option<bool>,
+    #[serde(default)]
     pub tie_word_embeddings: bool,
     #[serde(default)]
     pub original_max_position_embeddings: Option<i32>,
@@ -80,6 +86,9 @@ impl Config {
             self.head_dim(),
         )?;
         config::silu(&self.hidden_act)?;
+        config::switch("attention_bias", self.attention_bias, false)?;
+        config::switch("mlp_bias", self.mlp_bias, false)?;
+        config::switch("lm_head_bias", self.lm_head_bias, false)?;
         self.windows().map(|_| ())
     }
 

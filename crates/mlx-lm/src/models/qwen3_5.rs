@@ -12,14 +12,16 @@ use mlx_nn::{
 use serde::Deserialize;
 
 use super::gated_delta_net::{DeltaConfig, DeltaRule, Projected, SLOTS};
+use super::qwen_mtp::{self, Mtp};
 use super::qwen3_next::{
     Attention, AttentionConfig, ExpertsConfig, FeedForward, Mlp, SparseMoe, adapt, linear_layers,
 };
-use super::sanitize;
+use super::{next_token, sanitize};
 use crate::cache::{
     Cache, CacheOptions, KindMasks, LayerCache, LayerKind, StateCache, as_state, attention_cache,
 };
 use crate::config;
+use crate::generate::MultiToken;
 use crate::registry::{ConfigMap, Input};
 use crate::{LanguageModel, Result};
 
@@ -58,6 +60,8 @@ pub struct Config {
     pub hidden_act: String,
     #[serde(default)]
     pub attention_bias: bool,
+    #[serde(default)]
+    pub attn_output_gate: Option<bool>,
     #[serde(default = "default_interval")]
     pub full_attention_interval: i32,
     #[serde(default)]
@@ -72,6 +76,9 @@ pub struct Config {
     pub rope_parameters: Option<RopeParametersField>,
     #[serde(default)]
     pub tie_word_embeddings: bool,
+    /// What the weights have of a head for the token after the next one, as `sanitize` found it.
+    #[serde(skip)]
+    mtp: Option<qwen_mtp::Stored>,
 }
 
 fn default_interval() -> i32 {
@@ -104,6 +111,7 @@ impl Config {
         config::positive("num_attention_heads", self.num_attention_heads)?;
         config::positive("vocab_size", self.vocab_size)?;
         config::silu(&self.hidden_act)?;
+        config::switch("attn_output_gate", self.attn_output_gate, true)?;
         if self.num_experts == 0 {
             config::positive("intermediate_size", self.intermediate_size.unwrap_or(0))?;
         }
@@ -300,6 +308,7 @@ struct Qwen35 {
 pub struct Model {
     model: Qwen35,
     lm_head: Option<Linear>,
+    mtp: Option<Mtp>,
     #[module(skip)]
     config: Config,
 }
@@ -325,9 +334,19 @@ impl Model {
                 false,
             )?),
         };
+        let mtp = |stored: qwen_mtp::Stored| {
+            let hidden_dim = config.intermediate_size.unwrap_or(0);
+            let mlp = match stored.sparse {
+                true => FeedForward::Sparse(SparseMoe::new(&config.experts())?),
+                false => FeedForward::Dense(Mlp::new(config.hidden_size, hidden_dim)?),
+            };
+            Mtp::new(&config.attention(), mlp)
+        };
+        let mtp = config.mtp.map(mtp).transpose()?;
         Ok(Self {
             model,
             lm_head,
+            mtp,
             config,
         })
     }
@@ -372,14 +391,44 @@ impl LanguageModel for Model {
     fn max_position_embeddings(&self) -> Option<i32> {
         self.config.max_position_embeddings
     }
+
+    fn multi_token(&self) -> Option<&dyn MultiToken> {
+        self.mtp.as_ref().map(|_| -> &dyn MultiToken { self })
+    }
 }
 
-/// Renames and drops weights so that exactly the model's own remain.
+impl MultiToken for Model {
+    fn make_cache(&self) -> Cache {
+        vec![attention_cache(None, &CacheOptions::default())]
+    }
+
+    fn hidden(
+        &self,
+        hidden: &Array,
+        tokens: &Array,
+        cache: &mut [Box<dyn LayerCache>],
+    ) -> Result<Array> {
+        let mtp = self.mtp.as_ref().ok_or_else(next_token::missing)?;
+        mtp.hidden(hidden, &self.embed(tokens)?, cache)
+    }
+
+    fn logits(&self, hidden: &Array) -> Result<Array> {
+        LanguageModel::logits(self, hidden)
+    }
+}
+
+/// Renames and drops weights so that exactly the model's own remain, and notes in the configuration
+/// whether a head for the token after the next one is among them.
 ///
 /// # Errors
 /// Fails if two weights would end up under one key, or an expert is missing.
-pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
+pub fn sanitize(config: &mut Config, weights: &mut Weights) -> Result<()> {
+    config.mtp = qwen_mtp::keep(weights)?;
+    let mtp = qwen_mtp::set_aside(weights);
     sanitize::text_part(weights)?;
+    for (key, array) in mtp {
+        weights.insert(key, array)?;
+    }
     adapt(weights, config.num_experts)?;
     sanitize::tied_head(weights, config.tie_word_embeddings);
     Ok(())

@@ -408,6 +408,8 @@ pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
     sanitize::text_part(weights)?;
     sanitize::rotary_frequencies(weights);
     sanitize::tied_head(weights, config.tie_word_embeddings);
+    // Qwen3-VL is published with its experts the other way round.
+    sanitize::turned_experts(weights, "experts", config.hidden_size)?;
     sanitize::experts(weights, "experts", "switch_mlp", config.num_experts)?;
     Ok(())
 }

@@ -19,12 +19,14 @@ use super::experts::softmax_top_k;
 use super::experts::weighted_sum;
 use super::gated_delta_net::{DeltaConfig, DeltaRule, Projected, SLOTS};
 use super::parts::{three, two};
-use super::sanitize;
+use super::qwen_mtp::{self, Mtp};
+use super::{next_token, sanitize};
 use crate::cache::{
     Attend, Cache, CacheOptions, KindMasks, LayerCache, LayerKind, StateCache, as_state,
     attention_cache,
 };
 use crate::config;
+use crate::generate::MultiToken;
 use crate::registry::{ConfigMap, Input};
 use crate::{Error, LanguageModel, Result};
 
@@ -60,6 +62,8 @@ pub struct Config {
     pub hidden_act: String,
     #[serde(default)]
     pub attention_bias: bool,
+    #[serde(default)]
+    pub attn_output_gate: Option<bool>,
     #[serde(default = "default_interval")]
     pub full_attention_interval: i32,
     #[serde(default)]
@@ -74,6 +78,9 @@ pub struct Config {
     pub rope_parameters: Option<RopeParametersField>,
     #[serde(default)]
     pub tie_word_embeddings: bool,
+    /// What the weights have of a head for the token after the next one, as `sanitize` found it.
+    #[serde(skip)]
+    mtp: Option<qwen_mtp::Stored>,
 }
 
 fn default_interval() -> i32 {
@@ -98,6 +105,7 @@ impl Config {
         config::positive("vocab_size", self.vocab_size)?;
         config::positive("decoder_sparse_step", self.decoder_sparse_step)?;
         config::silu(&self.hidden_act)?;
+        config::switch("attn_output_gate", self.attn_output_gate, true)?;
         self.attention().validate()?;
         self.experts().validate()?;
         self.delta().validate()?;
@@ -537,6 +545,7 @@ struct Qwen3Next {
 pub struct Model {
     model: Qwen3Next,
     lm_head: Option<Linear>,
+    mtp: Option<Mtp>,
     #[module(skip)]
     config: Config,
 }
@@ -567,9 +576,19 @@ impl Model {
                 false,
             )?),
         };
+        let mtp = |stored: qwen_mtp::Stored| {
+            let (dim, hidden_dim) = (config.hidden_size, config.intermediate_size);
+            let mlp = match stored.sparse {
+                true => FeedForward::Sparse(SparseMoe::new(&config.experts())?),
+                false => FeedForward::Dense(Mlp::new(dim, hidden_dim)?),
+            };
+            Mtp::new(&config.attention(), mlp)
+        };
+        let mtp = config.mtp.map(mtp).transpose()?;
         Ok(Self {
             model,
             lm_head,
+            mtp,
             config,
         })
     }
@@ -614,13 +633,39 @@ impl LanguageModel for Model {
     fn max_position_embeddings(&self) -> Option<i32> {
         self.config.max_position_embeddings
     }
+
+    fn multi_token(&self) -> Option<&dyn MultiToken> {
+        self.mtp.as_ref().map(|_| -> &dyn MultiToken { self })
+    }
 }
 
-/// Renames and drops weights so that exactly the model's own remain.
+impl MultiToken for Model {
+    fn make_cache(&self) -> Cache {
+        vec![attention_cache(None, &CacheOptions::default())]
+    }
+
+    fn hidden(
+        &self,
+        hidden: &Array,
+        tokens: &Array,
+        cache: &mut [Box<dyn LayerCache>],
+    ) -> Result<Array> {
+        let mtp = self.mtp.as_ref().ok_or_else(next_token::missing)?;
+        mtp.hidden(hidden, &self.embed(tokens)?, cache)
+    }
+
+    fn logits(&self, hidden: &Array) -> Result<Array> {
+        LanguageModel::logits(self, hidden)
+    }
+}
+
+/// Renames and drops weights so that exactly the model's own remain, and notes in the configuration
+/// whether a head for the token after the next one is among them.
 ///
 /// # Errors
 /// Fails if two weights would end up under one key, or an expert is missing.
-pub fn sanitize(config: &Config, weights: &mut Weights) -> Result<()> {
+pub fn sanitize(config: &mut Config, weights: &mut Weights) -> Result<()> {
+    config.mtp = qwen_mtp::keep(weights)?;
     adapt(weights, config.num_experts)?;
     sanitize::tied_head(weights, config.tie_word_embeddings);
     Ok(())
@@ -633,14 +678,15 @@ const ZERO_CENTRED: &[&str] = &[
     "model.norm.weight",
     ".q_norm.weight",
     ".k_norm.weight",
+    "mtp.norm.weight",
+    ".pre_fc_norm_embedding.weight",
+    ".pre_fc_norm_hidden.weight",
 ];
 
 /// Brings a checkpoint of transformers into the form of this file: experts stacked, convolutions
 /// with their channels last, norms not centred at zero. One that went through MLX already is left
 /// as it is; the order of the convolution's axes tells.
 pub(super) fn adapt(weights: &mut Weights, num_experts: i32) -> Result<()> {
-    // The layers that predict several tokens ahead.
-    weights.drop_where(|key| key.starts_with("mtp.") || key.contains(".mtp."));
     sanitize::experts(weights, "mlp.experts", "mlp.switch_mlp", num_experts)?;
     if conv1d_from_torch(weights, ".conv1d.weight")? {
         let centred: Vec<String> = weights

@@ -1,6 +1,6 @@
 //! Steps of `sanitize` functions that several architectures share.
 
-use mlx_core::ops::shape::{contiguous, split};
+use mlx_core::ops::shape::{contiguous, split, swapaxes};
 use mlx_nn::Weights;
 
 use crate::{Error, Result};
@@ -27,6 +27,8 @@ pub(super) fn text_part(weights: &mut Weights) -> Result<()> {
         tracing::info!(dropped, "loading the text part of a multimodal checkpoint");
         return Ok(());
     }
+    // Qwen2-VL and Qwen2.5-VL were published with the keys of a text model, and a tower beside.
+    weights.drop_prefix("visual.");
     Ok(())
 }
 
@@ -68,6 +70,27 @@ pub(super) fn experts(weights: &mut Weights, from: &str, to: &str, count: i32) -
     }
     let down = format!("{from}.down_proj");
     weights.rename_suffix(&down, &format!("{to}.down_proj.weight"))?;
+    Ok(())
+}
+
+/// Turns the experts below `…<from>` that are stored for products from the right, `[E, D, 2 · I]` and
+/// `[E, I, D]`, into the form that [`experts`] takes; `hidden_size` is `D` and tells one from the
+/// other.
+pub(super) fn turned_experts(weights: &mut Weights, from: &str, hidden_size: i32) -> Result<()> {
+    let fused = format!("{from}.gate_up_proj");
+    let layers: Vec<String> = weights
+        .iter()
+        .filter(|(_, array)| array.ndim() == 3 && array.shape().last() != Some(&hidden_size))
+        .filter_map(|(key, _)| key.strip_suffix(&fused).map(str::to_owned))
+        .collect();
+    for layer in layers {
+        for name in ["gate_up_proj", "down_proj"] {
+            let key = format!("{layer}{from}.{name}");
+            if let Some(weight) = weights.take(&key) {
+                weights.insert(key, contiguous(&swapaxes(&weight, -2, -1)?, false)?)?;
+            }
+        }
+    }
     Ok(())
 }
 

@@ -182,3 +182,63 @@ fn peft_files_find_their_layers() -> TestResult {
     assert!(load_adapters(fresh()?.as_mut(), folder.path()).is_err());
     Ok(())
 }
+
+#[test]
+fn patterns_of_peft_that_are_regular_expressions_are_refused() -> TestResult {
+    for (patterns, said) in [
+        (
+            serde_json::json!({r"model\.layers\.\d+\.self_attn": 2}),
+            "regular expression",
+        ),
+        (
+            serde_json::json!({"q_proj": 2, "self_attn.q_proj": 4}),
+            "several patterns",
+        ),
+    ] {
+        let folder = tempfile::tempdir()?;
+        let config = serde_json::json!({
+            "peft_type": "LORA", "r": 4, "lora_alpha": 8, "alpha_pattern": patterns,
+        });
+        std::fs::write(
+            folder.path().join("adapter_config.json"),
+            config.to_string(),
+        )?;
+        let key =
+            |part| format!("base_model.model.model.layers.0.self_attn.q_proj.lora_{part}.weight");
+        let arrays = [
+            (key("A"), Array::zeros::<f32>(&[4, 256])?),
+            (key("B"), Array::zeros::<f32>(&[256, 4])?),
+        ];
+        io::save_safetensors(
+            folder.path().join("adapter_model.safetensors"),
+            arrays.iter().map(|(key, array)| (key, array)),
+            &[].into(),
+        )?;
+        let error = load_adapters(fresh()?.as_mut(), folder.path()).unwrap_err();
+        assert!(
+            matches!(&error, mlx_lm::Error::Config { field, message }
+                if field == "alpha_pattern" && message.contains(said)),
+            "{error}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn adapters_of_several_ranks_have_no_place_in_a_file() -> TestResult {
+    let mut model = fresh()?;
+    let options = AdapterOptions::default();
+    add_adapters(model.as_mut(), options.rank(8), |path| {
+        path.ends_with("q_proj")
+    })?;
+    add_adapters(model.as_mut(), options.rank(4), |path| {
+        path.ends_with("v_proj")
+    })?;
+    let folder = tempfile::tempdir()?;
+    let error = save_adapters(model.as_ref(), folder.path()).unwrap_err();
+    assert!(
+        matches!(&error, mlx_lm::Error::Option { message, .. } if message.contains("ranks")),
+        "{error}"
+    );
+    Ok(())
+}

@@ -135,13 +135,21 @@ fn a_batch_equals_its_sequences_in_every_kind_of_cache() -> Outcome {
         }
         scenario(&|| Box::new(ChunkedKvCache::new(8).quantized(quantization)))?;
     }
+    // Packed from some length on: each row when it has that length itself.
+    let later = |start| KvQuantization::new(2).group_size(32).start(start);
+    for start in [3, 8, 12, 30] {
+        scenario(&|| Box::new(KvCache::quantized(later(start))))?;
+    }
+    scenario(&|| Box::new(ChunkedKvCache::new(8).quantized(Some(later(4)))))?;
     scenario(&|| Box::new(CacheList::new(vec![Box::new(KvCache::new())])))
 }
 
 #[test]
 fn left_padded_prompts_equal_single_ones() -> Outcome {
-    let kinds: [&dyn Fn() -> Box<dyn LayerCache>; 4] = [
+    let later = KvQuantization::new(2).group_size(32).start(8);
+    let kinds: [&dyn Fn() -> Box<dyn LayerCache>; 5] = [
         &|| Box::new(KvCache::new()),
+        &|| Box::new(KvCache::quantized(later)),
         &|| Box::new(RotatingCache::new(6, 2)),
         &|| Box::new(RotatingCache::new(64, 0)),
         &|| Box::new(ChunkedKvCache::new(4)),

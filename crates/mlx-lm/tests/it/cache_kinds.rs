@@ -1,9 +1,11 @@
 //! Caches of layers that do not, or not only, attend to everything.
 
-use mlx_core::Array;
+use mlx_core::ops::random;
+use mlx_core::{Array, Dtype};
 use mlx_lm::Error;
 use mlx_lm::cache::{
-    self, CacheList, ChunkedKvCache, KindMasks, KvCache, LayerCache, LayerKind, StateCache, trim,
+    self, CacheList, ChunkedKvCache, KindMasks, KvCache, KvQuantization, LayerCache, LayerKind,
+    RotatingCache, StateCache, trim,
 };
 
 use crate::cache::{compare, noise};
@@ -127,5 +129,50 @@ fn kinds_share_their_masks() -> Outcome {
         )
         .is_err()
     );
+    Ok(())
+}
+
+#[test]
+fn every_kind_of_keys_and_values_can_be_packed_later() -> Outcome {
+    let format = KvQuantization::new(8).group_size(32);
+    let attention = || -> Vec<Box<dyn LayerCache>> {
+        vec![
+            Box::new(KvCache::new()),
+            Box::new(RotatingCache::new(16, 0)),
+            Box::new(ChunkedKvCache::new(16)),
+        ]
+    };
+    let mut layers = attention();
+    for part in attention() {
+        let states = Box::new(StateCache::new(1));
+        layers.push(Box::new(CacheList::new(vec![part, states])));
+    }
+    let numbers = |seed| {
+        let key = random::key(seed)?;
+        random::normal::<f32>(0.0, 1.0, &[1, 2, 5, 32], Some(&key))
+    };
+    let (keys, values) = (numbers(1)?, numbers(2)?);
+    for layer in &mut layers {
+        drop(layer.update(&keys, &values)?);
+    }
+    cache::quantize(&mut layers, format)?;
+    for layer in &mut layers {
+        drop(layer.update(&keys, &values)?);
+        assert_eq!(layer.offset(), 10);
+        let codes = layer
+            .state()
+            .iter()
+            .filter(|array| array.dtype() == Dtype::Uint32)
+            .count();
+        assert_eq!(codes, 2, "{layer:?}");
+    }
+    let other = cache::quantize(&mut layers, KvQuantization::new(4).group_size(32));
+    assert!(matches!(
+        other,
+        Err(Error::Option {
+            option: "kv_bits",
+            ..
+        })
+    ));
     Ok(())
 }

@@ -380,3 +380,96 @@ fn truncated_files_are_refused() -> Outcome {
     }
     Ok(())
 }
+
+/// Writes the same tensors into several files, with `change` made to the metadata of each.
+fn split(
+    config: &serde_json::Value,
+    arrays: &Arrays,
+    change: impl Fn(u16, &mut Metadata),
+) -> Result<TempDir, Box<dyn std::error::Error>> {
+    let folder = TempDir::new()?;
+    let mut keys: Vec<&String> = arrays.keys().collect();
+    keys.sort();
+    for part in 0..3_u16 {
+        let mut metadata = match part {
+            0 => metadata("qwen2", config)?,
+            _ => Metadata::default(),
+        };
+        metadata.insert("split.no", part);
+        metadata.insert("split.count", 3_u16);
+        metadata.insert("split.tensors.count", i32::try_from(keys.len())?);
+        change(part, &mut metadata);
+        let mut writer = GgufWriter::new(metadata);
+        for key in keys.iter().skip(usize::from(part)).step_by(3) {
+            let array = &arrays[*key];
+            let shape: Vec<usize> = array
+                .shape()
+                .iter()
+                .map(|&dim| usize::try_from(dim))
+                .collect::<Result<_, _>>()?;
+            let values = array.to_vec::<f32>()?;
+            writer.floats(&gguf_name(key), &shape, GgmlType::F32, &values)?;
+        }
+        let name = format!("tiny-{:05}-of-00003.gguf", part + 1);
+        writer.save(folder.path().join(name))?;
+    }
+    Ok(folder)
+}
+
+#[test]
+fn a_file_in_parts_is_one_model() -> Outcome {
+    let config = config("qwen2");
+    let arrays = weights(&shapes(&config))?;
+    let folder = split(&config, &arrays, |_, _| {})?;
+    let part = |number: u32| {
+        folder
+            .path()
+            .join(format!("tiny-{number:05}-of-00003.gguf"))
+    };
+    let expected = logits(write(&config, &arrays)?.path())?;
+    // Any part stands for all.
+    for number in 1..=3 {
+        assert!(distance(&logits(&part(number))?, &expected)? < 1e-5);
+    }
+    let loader = || Loader::new(part(1)).dtype(Dtype::Float32);
+    let bytes = loader().load()?.size().bytes;
+    assert_eq!(loader().estimate()?.weights, u64::try_from(bytes)?);
+    fs::remove_file(part(2))?;
+    let told = load(part(1)).err().ok_or("loaded")?;
+    let told = std::error::Error::source(&told)
+        .ok_or("no cause")?
+        .to_string();
+    assert_eq!(told, "`tiny-00002-of-00003.gguf` is missing");
+    for (key, value) in [("split.no", 7_u16), ("split.count", 2)] {
+        let folder = split(&config, &arrays, |part, metadata| {
+            if part == 1 {
+                metadata.insert(key, value);
+            }
+        })?;
+        assert!(load(folder.path().join("tiny-00001-of-00003.gguf")).is_err());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_look_at_the_head_tells_what_loading_gives() -> Outcome {
+    use GgmlType::{F16, Q4_K, Q6_K, Q8_0};
+    let config = wide("llama");
+    let arrays = weights(&shapes(&config))?;
+    for ggml_type in [F16, Q4_K, Q6_K, Q8_0] {
+        let (folder, _) = convert("llama", &config, &arrays, ggml_type)?;
+        let path = folder.path().join("model.gguf");
+        for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+            let loader = || Loader::new(&path).dtype(dtype);
+            let size = loader().load()?.size();
+            assert_eq!(loader().inspect()?.size(), size, "{ggml_type} {dtype}");
+            let estimate = loader().estimate()?;
+            assert_eq!(
+                estimate.weights,
+                u64::try_from(size.bytes)?,
+                "{ggml_type} {dtype}"
+            );
+        }
+    }
+    Ok(())
+}

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Outcome, config, model, with};
 
-fn random_model() -> Result<LoadedModel, Box<dyn std::error::Error>> {
+pub(crate) fn random_model() -> Result<LoadedModel, Box<dyn std::error::Error>> {
     model(&with(
         config("llama"),
         json!({ "max_position_embeddings": 4096 }),
@@ -32,7 +32,7 @@ fn request(grammar: &Grammar, seed: u64) -> Request {
 
 /// The texts of several requests on one generator; `None` for those that ran
 /// into their limit.
-fn texts(
+pub(crate) fn texts(
     generator: &mut Generator<'_>,
     requests: Vec<Request>,
 ) -> Result<Vec<Option<String>>, Error> {
@@ -149,7 +149,7 @@ fn schemas() -> Vec<Value> {
 }
 
 /// Checks an answer against its schema, by another implementation.
-fn check(schema: &Value, text: Option<&str>) -> Outcome {
+pub(crate) fn check(schema: &Value, text: Option<&str>) -> Outcome {
     let text = text.ok_or_else(|| format!("no end for {schema}"))?;
     let value: Value = serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))?;
     let validator = jsonschema::validator_for(schema).map_err(|error| error.to_string())?;

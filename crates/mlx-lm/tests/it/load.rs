@@ -379,7 +379,12 @@ fn the_text_part_of_a_multimodal_checkpoint_loads() -> Outcome {
             "vision_tower.patch.weight".to_owned(),
             Array::ones::<f32>(&[3])?,
         );
-        let loaded = load(write(&config, &wrapped)?.path())?;
+        let folder = write(&config, &wrapped)?;
+        let mut total = 0;
+        let loader = Loader::new(folder.path()).on_progress(|step| total = step.total);
+        let loaded = loader.load()?;
+        // What sees is not even read.
+        assert_eq!(total, loaded.size().bytes);
         let run = |model: &dyn mlx_lm::LanguageModel| {
             model.forward(
                 &row(&[7, 8])?,

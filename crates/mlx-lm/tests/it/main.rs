@@ -16,14 +16,22 @@ mod cli;
 #[cfg(feature = "cli")]
 mod commands;
 #[cfg(feature = "cli")]
+mod convert;
+#[cfg(feature = "cli")]
 mod flags;
+mod formats;
 mod generate;
 mod generator;
+mod generator_errors;
 mod gguf;
 mod grammar;
+mod grammar_suite;
 #[cfg(feature = "hub")]
 mod hub;
 mod load;
+mod load_heads;
+mod lora_example;
+mod mtp;
 mod sample;
 mod sample_formulae;
 mod support;

@@ -249,6 +249,33 @@ fn a_conversation_on_a_terminal() -> Outcome {
 }
 
 #[test]
+fn an_answer_that_cannot_be_replaced_stays() -> Outcome {
+    let folder = chat_model();
+    let template = "{% if messages[-1].content == 'Why?' %}{{ raise_exception('not that') }}{% endif %}\
+        {% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+    fs::write(folder.path().join("chat_template.jinja"), template)?;
+    let talk = serde_json::json!([
+        { "role": "user", "content": "Why?" },
+        { "role": "assistant", "content": "Because." },
+    ]);
+    let (first, second) = (folder.path().join("a.json"), folder.path().join("b.json"));
+    fs::write(&first, talk.to_string())?;
+    let arguments = ["-m", "4", "--load", first.to_str().ok_or("path")?];
+    let mut terminal = Terminal::open(chat(folder.path(), &arguments))?;
+    terminal.expect(">>> ")?;
+    terminal.press("/retry\r")?;
+    terminal.expect("not that")?;
+    terminal.expect(">>> ")?;
+    terminal.press(&format!("/save {}\r", second.display()))?;
+    terminal.expect(">>> ")?;
+    terminal.press("\x04")?;
+    assert_eq!(terminal.child.wait()?.code(), Some(0));
+    let saved: Value = serde_json::from_slice(&fs::read(&second)?)?;
+    assert_eq!(saved["messages"], talk);
+    Ok(())
+}
+
+#[test]
 fn json_of_an_interrupted_answer_holds_what_came() -> Outcome {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mlx-lm"))
         .args([

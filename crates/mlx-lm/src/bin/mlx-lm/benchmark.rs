@@ -1,5 +1,7 @@
 //! `mlx-lm benchmark`: how fast prompts are read and tokens are written.
 
+mod drafted;
+
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -8,10 +10,12 @@ use mlx_core::ops::shape::reshape;
 use mlx_core::{Array, async_eval, eval, memory};
 use mlx_lm::cache::CacheOptions;
 use mlx_lm::cli::{Failure, Progress, Unit, interrupt_flag, write_out};
-use mlx_lm::{CancelFlag, Input, LanguageModel};
+use mlx_lm::generate::Speculation;
+use mlx_lm::{CancelFlag, Input, LanguageModel, LoadedModel};
 use serde_json::{Value, json};
 
 use super::caching::CacheArguments;
+use super::drafting::DraftArguments;
 use super::model::RunArguments;
 
 /// Arguments of `mlx-lm benchmark`.
@@ -22,9 +26,12 @@ Examples:
   mlx-lm benchmark --model models/qwen3-0.6b -p 2048 -g 128 -n 3
   mlx-lm benchmark -p 512 2048 -g 64 --batch-size 1 4 16 --json
   mlx-lm benchmark -p 4096 --kv-bits 8 --quantized-kv-start 0
+  mlx-lm benchmark --model models/qwen3.5-4b --mtp
 
 Prompts are random tokens, tokens are chosen greedily, and no token ends an answer. One run
-before the counted ones warms up. Rates are medians; tokens of all sequences of a batch count.")]
+before the counted ones warms up. Rates are medians; tokens of all sequences of a batch count.
+With speculative decoding, the part of the tokens that were proposed is told; it depends on the
+text, and after random tokens it is lower than after real ones.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     model: RunArguments,
@@ -42,6 +49,8 @@ pub(crate) struct Arguments {
     num_trials: usize,
     #[command(flatten)]
     caching: CacheArguments,
+    #[command(flatten)]
+    drafting: DraftArguments,
     /// Write one JSON object
     #[arg(long)]
     json: bool,
@@ -69,6 +78,19 @@ struct Measured {
     prompt_tps: f64,
     generation_tps: f64,
     peak: usize,
+    /// The part of the generated tokens that a drafter proposed, if there is one.
+    drafted: Option<f64>,
+}
+
+/// What one run took.
+struct Run {
+    /// Until the first token.
+    prompt: Duration,
+    /// For further ones.
+    generation: Duration,
+    /// How many those were.
+    generated: usize,
+    drafted: usize,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -91,7 +113,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let rows = largest(&arguments.batch_size);
     let tokens = largest(&arguments.prompt_tokens) + arguments.generation_tokens;
     let budget = arguments.caching.budget(tokens.saturating_mul(rows));
-    let model = arguments.model.load(budget, arguments.quiet, &cancel)?;
+    let named = arguments.model.own_heads(arguments.drafting.own_heads());
+    let model = named.load(budget, arguments.quiet, &cancel)?;
+    let draft = arguments.drafting.load(arguments.quiet, &cancel)?;
+    let speculation = arguments.drafting.speculation(&model, draft.as_ref())?;
     let mut results = Vec::new();
     for &prompt in &arguments.prompt_tokens {
         for &batch in &arguments.batch_size {
@@ -101,7 +126,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
                 generate: arguments.generation_tokens,
                 step: arguments.caching.step(),
             };
-            results.push(measure(case, model.model(), arguments, &cancel)?);
+            let speculation = speculation.as_ref();
+            results.push(measure(case, &model, speculation, arguments, &cancel)?);
         }
     }
     if arguments.json {
@@ -114,18 +140,30 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         return write_out(&format!("{record}\n"));
     }
     let mut text = format!(
-        "{:>8} {:>8} {:>6} {:>14} {:>14} {:>10}\n",
-        "prompt", "generate", "batch", "prompt tok/s", "gen tok/s", "peak MB"
+        "{:>8} {:>8} {:>6} {:>14} {:>14} {:>10}{}\n",
+        "prompt",
+        "generate",
+        "batch",
+        "prompt tok/s",
+        "gen tok/s",
+        "peak MB",
+        if speculation.is_some() {
+            "   drafted"
+        } else {
+            ""
+        }
     );
     for result in &results {
+        let drafted = result.drafted.map(|part| format!("{:>9.1}%", 100.0 * part));
         text.push_str(&format!(
-            "{:>8} {:>8} {:>6} {:>14.1} {:>14.1} {:>10}\n",
+            "{:>8} {:>8} {:>6} {:>14.1} {:>14.1} {:>10}{}\n",
             result.case.prompt,
             result.case.generate,
             result.case.batch,
             result.prompt_tps,
             result.generation_tps,
-            result.peak / 1_000_000
+            result.peak / 1_000_000,
+            drafted.unwrap_or_default()
         ));
     }
     write_out(&text)
@@ -139,15 +177,18 @@ fn record(result: &Measured) -> Value {
         "prompt_tps": result.prompt_tps,
         "generation_tps": result.generation_tps,
         "peak_memory_bytes": result.peak,
+        "drafted_part": result.drafted,
     })
 }
 
 fn measure(
     case: Case,
-    model: &dyn LanguageModel,
+    loaded: &LoadedModel,
+    speculation: Option<&Speculation<'_>>,
     arguments: &Arguments,
     cancel: &CancelFlag,
 ) -> Result<Measured, Failure> {
+    let model = loaded.model();
     let limit = match arguments.caching.is_limited() {
         true => i32::MAX,
         false => model.max_position_embeddings().unwrap_or(i32::MAX),
@@ -163,23 +204,30 @@ fn measure(
     let mut progress = Progress::new(what, Unit::Items, arguments.quiet);
     memory::reset_peak_memory()?;
     let (mut prompts, mut generations) = (Vec::new(), Vec::new());
+    let mut drafted = 0;
+    let size = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
     for trial in 0..=arguments.num_trials {
         progress.set(trial, arguments.num_trials + 1);
-        let (prompt, generation) = once(&case, model, &arguments.caching.options(), cancel)?;
+        let options = arguments.caching.options();
+        let run = match speculation {
+            Some(speculation) => drafted::once(&case, model, &options, speculation, cancel)?,
+            None => once(&case, model, &options, cancel)?,
+        };
         if trial == 0 {
             continue;
         }
-        let rate = |count: usize, time: Duration| {
-            f64::from(u32::try_from(count * case.batch).unwrap_or(u32::MAX)) / time.as_secs_f64()
-        };
-        prompts.push(rate(case.prompt, prompt));
-        generations.push(rate(case.generate, generation));
+        let rate = |count: usize, time: Duration| size(count) / time.as_secs_f64();
+        prompts.push(rate(case.prompt * case.batch, run.prompt));
+        generations.push(rate(run.generated, run.generation));
+        drafted += run.drafted;
     }
+    let generated = case.generate * case.batch * arguments.num_trials;
     Ok(Measured {
         case,
         prompt_tps: median(&mut prompts),
         generation_tps: median(&mut generations),
         peak: memory::peak_memory().unwrap_or(0),
+        drafted: speculation.map(|_| size(drafted) / size(generated)),
     })
 }
 
@@ -196,24 +244,32 @@ fn median(values: &mut [f64]) -> f64 {
     }
 }
 
+/// Random tokens that are the same in every run.
+struct Chance(u32);
+
+impl Chance {
+    fn tokens(&mut self, count: usize, vocab: i32) -> Vec<u32> {
+        let mut next = || {
+            self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (self.0 >> 8) % vocab.max(1).unsigned_abs()
+        };
+        (0..count).map(|_| next()).collect()
+    }
+}
+
 /// Times until the first token, and for all further ones.
 fn once(
     case: &Case,
     model: &dyn LanguageModel,
     options: &CacheOptions,
     cancel: &CancelFlag,
-) -> Result<(Duration, Duration), Failure> {
+) -> Result<Run, Failure> {
     let size = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-    let (rows, vocab) = (size(case.batch), model.vocab_size().max(1));
+    let (rows, vocab) = (size(case.batch), model.vocab_size());
     let mut cache = model.make_cache(options);
-    let mut chance = 1_u32;
+    let mut chance = Chance(1);
     let mut tokens = |count: usize| {
-        let ids: Vec<u32> = (0..count * case.batch)
-            .map(|_| {
-                chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (chance >> 8) % vocab.unsigned_abs()
-            })
-            .collect();
+        let ids = chance.tokens(count * case.batch, vocab);
         Array::from_slice::<u32>(&ids, &[rows, size(count)])
     };
     let started = Instant::now();
@@ -231,7 +287,7 @@ fn once(
         }
     }
     let Some((hidden, count)) = last else {
-        return Ok((Duration::ZERO, Duration::ZERO));
+        return Err(Failure::interrupted());
     };
     let end = Array::from_slice::<i32>(&[size(count) - 1], &[1])?;
     let mut next = choose(model, &hidden.take(&end, 1)?)?;
@@ -248,7 +304,12 @@ fn once(
         next = following;
     }
     eval(&[&next])?;
-    Ok((prompt, started.elapsed()))
+    Ok(Run {
+        prompt,
+        generation: started.elapsed(),
+        generated: case.generate * case.batch,
+        drafted: 0,
+    })
 }
 
 fn choose(model: &dyn LanguageModel, hidden: &Array) -> Result<Array, Failure> {

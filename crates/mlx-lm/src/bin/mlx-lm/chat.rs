@@ -74,6 +74,8 @@ impl Arguments {
 /// The conversation and its settings.
 pub(super) struct Session<'m> {
     chat: ChatSession<'m>,
+    /// The answer that another is to replace, until that is there.
+    replaced: Option<Message>,
     /// Whether there is an answer of which to tell.
     answered: bool,
     verbose: bool,
@@ -88,7 +90,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let cancel = interrupt.begin();
     let grammar = arguments.constraint.grammar()?;
     let budget = arguments.caching.budget(2 * arguments.max_tokens);
-    let model = arguments.model.load(budget, arguments.quiet, &cancel)?;
+    let named = arguments.model.own_heads(arguments.drafting.own_heads());
+    let model = named.load(budget, arguments.quiet, &cancel)?;
     if model.tokenizer().chat_templates().is_empty() {
         return Err(Failure::usage(
             "this model has no chat template",
@@ -112,6 +115,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let mut session = Session {
         chat,
+        replaced: None,
         answered: false,
         verbose: arguments.verbose,
         quiet: arguments.quiet,

@@ -23,6 +23,7 @@ Examples:
   mlx-lm convert --model models/qwen3-0.6b -q --q-bits 3 --quant-predicate mixed_3_6
   mlx-lm convert --model models/qwen3-0.6b -q --dynamic --calibration book.txt --target-bpw 5
   mlx-lm convert --model name-4bit --dequantize --dtype bfloat16 --mlx-path name-dense
+  mlx-lm convert --model name-8bit --dequantize -q --q-bits 4 --mlx-path name-4bit
   mlx-lm convert --model model-Q4_K_M.gguf --mlx-path model
 
 The folder appears whole or not at all, and can be read by mlx-lm for Python, too.")]
@@ -59,8 +60,8 @@ pub(crate) struct Arguments {
     /// With --dynamic: bits per weight on average, scales included
     #[arg(long, value_name = "X", default_value_t = 5.0)]
     target_bpw: f64,
-    /// Make quantised weights dense
-    #[arg(short, long, conflicts_with = "quantize")]
+    /// Make quantised weights dense; with -q, before they are quantised anew
+    #[arg(short, long)]
     dequantize: bool,
     /// Store floating-point weights in this dtype
     #[arg(long, value_enum)]
@@ -114,6 +115,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
                 false => loader,
             }
         })?;
+    if arguments.quantize && model.kept_quantized() > 0 {
+        return Err(Failure::usage(
+            format!("{} weights are quantised already", model.kept_quantized()),
+            "add --dequantize to quantise them anew, at some loss, or convert the original model",
+        ));
+    }
     let model = match arguments.dynamic {
         true => dynamic(arguments, model, options, &cancel)?,
         false => model,

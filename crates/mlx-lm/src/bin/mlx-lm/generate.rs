@@ -35,6 +35,7 @@ Examples:
   mlx-lm generate --prompt \"Name a city and its country.\" --json-schema city.json
   mlx-lm generate --prompt \"Is water wet?\" --regex \"yes|no\" --logprobs 3
   mlx-lm generate --model org/large --draft-model org/small --prompt \"Explain tides\"
+  mlx-lm generate --model models/qwen3.5-4b --mtp --prompt \"Explain tides\"
   mlx-lm generate --prompt-cache-file book.safetensors --prompt \"Who is the narrator?\"
   mlx-lm generate --model org/name --quantize 4 --kv-bits 8 --prompt \"Say hi\" --stop \"\\n\"
 
@@ -116,7 +117,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let budget = arguments
         .caching
         .budget(arguments.max_tokens + prompt.len() / 4);
-    let mut model = named?.load(budget, quiet, &cancel)?;
+    let named = named?.own_heads(arguments.drafting.own_heads());
+    let mut model = named.load(budget, quiet, &cancel)?;
     add_eos(&mut model, &arguments.extra_eos_token)?;
     let draft = arguments.drafting.load(quiet, &cancel)?;
     let speculation = arguments.drafting.speculation(&model, draft.as_ref())?;

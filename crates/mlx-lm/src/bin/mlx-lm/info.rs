@@ -4,8 +4,9 @@ use std::path::Path;
 
 use clap::Args;
 use mlx_lm::cli::{Failure, interrupt_flag, write_out};
+use mlx_lm::load::ModelInfo;
 use mlx_lm::memory::{MemoryBudget, MemoryEstimate, human};
-use mlx_lm::{Error, LoadedModel, Loader};
+use mlx_lm::{Error, Loader};
 use serde_json::{Value, json};
 
 use super::caching::CacheArguments;
@@ -19,8 +20,8 @@ Examples:
   mlx-lm info --model model.gguf --json
   mlx-lm info --model org/name --tokens 32768 --kv-bits 4 --memory-limit 8GB
 
-The memory is estimated for one conversation of so many tokens, from the files' heads alone; a model
-that does not fit is not loaded.")]
+The memory is estimated for one conversation of so many tokens. All of it is told from the heads of
+the files alone; no weights are read.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -50,12 +51,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         .memory
         .apply(arguments.caching.budget(arguments.tokens));
     budget.cache.validate()?;
-    // Asked before the model is loaded: then it is no longer there.
     let available = budget.available();
     let budget = budget.limit(available);
     let loader = Loader::new(&path).memory(budget.clone()).cancel(&cancel);
     let estimate = loader.estimate();
-    let mut facts = match loader.load() {
+    let mut facts = match loader.inspect() {
         Ok(model) => facts(&model),
         // A model that cannot be run still has a configuration to show.
         Err(error) => match outline(&path, &error) {
@@ -107,8 +107,9 @@ fn memory(
         Ok(Loader::new(path).memory(budget).estimate()?.cache)
     };
     let per_thousand = cache(1000)?;
-    Ok(vec![
+    let mut facts = vec![
         ("memory_weights", json!(estimate.weights)),
+        ("memory_while_loading", json!(estimate.loading)),
         ("memory_cache_per_1k_tokens", json!(per_thousand)),
         ("memory_cache", json!(estimate.cache)),
         ("memory_workspace", json!(estimate.workspace)),
@@ -122,7 +123,11 @@ fn memory(
                     .map(|available| estimate.total() <= available)
             ),
         ),
-    ])
+    ];
+    if let Err(error) = estimate.check(budget) {
+        facts.push(("why", json!(error.to_string())));
+    }
+    Ok(facts)
 }
 
 /// What the configuration tells of a model that is whole and yet cannot be run, and why.
@@ -130,16 +135,20 @@ fn outline(path: &Path, error: &Error) -> Option<Facts> {
     let Error::Load { source, .. } = error else {
         return None;
     };
-    let supported = match **source {
-        Error::UnsupportedModel { .. } => false,
-        Error::Memory { .. } => true,
-        _ => return None,
-    };
+    match **source {
+        // A file that is missing or damaged is no trait of the model.
+        Error::MissingFile { .. } | Error::Io { .. } | Error::Json { .. } | Error::Text(_) => {
+            return None;
+        }
+        Error::Core(mlx_core::Error::Io { .. } | mlx_core::Error::Format { .. }) => return None,
+        _ => {}
+    }
+    let why = chain(source.as_ref());
     if path.is_file() {
         return Some(vec![
             ("path", json!(path.display().to_string())),
-            ("supported", json!(supported)),
-            ("why", json!(source.to_string())),
+            ("supported", json!(false)),
+            ("why", json!(why)),
         ]);
     }
     let bytes = std::fs::read(path.join("config.json")).ok()?;
@@ -160,8 +169,8 @@ fn outline(path: &Path, error: &Error) -> Option<Facts> {
         .sum();
     Some(vec![
         ("path", json!(path.display().to_string())),
-        ("supported", json!(supported)),
-        ("why", json!(source.to_string())),
+        ("supported", json!(false)),
+        ("why", json!(why)),
         ("model_type", config("model_type")),
         ("bytes", json!(weights)),
         ("layers", config("num_hidden_layers")),
@@ -171,7 +180,18 @@ fn outline(path: &Path, error: &Error) -> Option<Facts> {
     ])
 }
 
-fn facts(model: &LoadedModel) -> Facts {
+/// An error with its causes.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn facts(model: &ModelInfo) -> Facts {
     let config = |key: &str| model.config().get(key).cloned().unwrap_or(Value::Null);
     let size = model.size();
     let templates: Vec<&str> = model.tokenizer().chat_templates().names().collect();
@@ -184,8 +204,8 @@ fn facts(model: &LoadedModel) -> Facts {
         ("dtypes", json!(size.dtypes)),
         ("layers", config("num_hidden_layers")),
         ("hidden_size", config("hidden_size")),
-        ("vocab_size", json!(model.model().vocab_size())),
-        ("context", json!(model.model().max_position_embeddings())),
+        ("vocab_size", json!(model.vocab_size())),
+        ("context", json!(model.max_position_embeddings())),
         ("chat_templates", json!(templates)),
         ("eos_token_ids", json!(model.tokenizer().eos_ids())),
         ("temperature", json!(model.sampling().temperature)),

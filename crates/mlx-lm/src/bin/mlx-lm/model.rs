@@ -36,6 +36,9 @@ pub(crate) struct RunArguments {
     /// Quantise dense weights to so many bits as they are loaded: 2, 3, 4, 5, 6 or 8
     #[arg(long, value_name = "BITS")]
     quantize: Option<i32>,
+    /// Whether the model's own heads for further tokens are loaded.
+    #[arg(skip)]
+    own_heads: bool,
 }
 
 /// How much memory a model may take.
@@ -94,7 +97,7 @@ impl RunArguments {
         let options = self.quantize.map(QuantizeOptions::bits);
         let budget = self.memory.apply(budget);
         let mut model = self.model.load_with(quiet, cancel, |loader| {
-            let loader = loader.memory(budget);
+            let loader = loader.memory(budget).own_heads(self.own_heads);
             match options {
                 Some(options) => loader.quantize(options),
                 None => loader,
@@ -112,6 +115,14 @@ impl RunArguments {
     /// The model as it was named, if it was.
     pub(crate) fn name(&self) -> Option<&Path> {
         self.model.model.as_deref()
+    }
+
+    /// The same arguments with or without the model's own heads for further tokens.
+    pub(crate) fn own_heads(&self, wanted: bool) -> Self {
+        Self {
+            own_heads: wanted,
+            ..self.clone()
+        }
     }
 
     /// The same arguments for another model.

@@ -87,24 +87,33 @@ pub(super) fn dequantized(
         _ => scale.astype(Dtype::Float32)?,
     };
     let values = from_fp8(weight, Dtype::Float32)?;
-    let scale = match block {
-        Some((rows, columns)) if scale.ndim() == weight.ndim() && scale.ndim() > 1 => {
-            let grown = repeat_axis(&repeat_axis(&scale, rows, -2)?, columns, -1)?;
-            let fits = grown
-                .shape()
-                .iter()
-                .zip(weight.shape())
-                .all(|(grown, size)| grown >= size);
-            if !fits {
-                return Err(Error::weights(format!(
-                    "`{path}` has {:?} scales for {:?} weights",
-                    scale.shape(),
-                    weight.shape()
-                )));
-            }
-            slice(&grown, &vec![0; weight.ndim()], weight.shape())?
-        }
-        _ => scale,
-    };
+    let scale = spread(path, &scale, weight, block)?;
     Ok(multiply(&values, &scale)?.astype(Dtype::Bfloat16)?)
+}
+
+/// Scales of blocks as an array that fits the weight; those of rows or of the tensor as they are.
+pub(super) fn spread(
+    path: &str,
+    scale: &Array,
+    weight: &Array,
+    block: Option<(i32, i32)>,
+) -> Result<Array> {
+    let (rows, columns) = match block {
+        Some(block) if scale.ndim() == weight.ndim() && scale.ndim() > 1 => block,
+        _ => return Ok(scale.clone()),
+    };
+    let grown = repeat_axis(&repeat_axis(scale, rows, -2)?, columns, -1)?;
+    let fits = grown
+        .shape()
+        .iter()
+        .zip(weight.shape())
+        .all(|(grown, size)| grown >= size);
+    if !fits {
+        return Err(Error::weights(format!(
+            "`{path}` has {:?} scales for {:?} weights",
+            scale.shape(),
+            weight.shape()
+        )));
+    }
+    Ok(slice(&grown, &vec![0; weight.ndim()], weight.shape())?)
 }

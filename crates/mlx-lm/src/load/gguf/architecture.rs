@@ -1,7 +1,6 @@
 //! The families of models that are read, and what their converters do to them.
 
-use mlx_core::io::gguf::GgufFile;
-
+use super::files::Files;
 use crate::{Error, Result};
 
 /// The architectures that are read, by `general.architecture`.
@@ -26,7 +25,7 @@ impl Architecture {
         "gemma2", "gemma3", "gpt-oss", "llama", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe",
     ];
 
-    pub(super) fn of(file: &GgufFile) -> Result<Self> {
+    pub(super) fn of(file: &Files) -> Result<Self> {
         let metadata = file.metadata();
         Ok(match metadata.str("general.architecture")? {
             "llama" => match metadata.get::<u32>("llama.expert_count")? {

@@ -1,13 +1,14 @@
 //! The model's shape in a file's metadata, as a `config.json` would say it.
 
-use mlx_core::io::gguf::{GgufFile, Metadata, Value as Stored, ValueArray};
+use mlx_core::io::gguf::{Metadata, Value as Stored, ValueArray};
 use serde_json::{Value, json};
 
 use super::architecture::Architecture;
+use super::files::Files;
 use crate::registry::ConfigMap;
 use crate::{Error, Result};
 
-pub(super) fn read(file: &GgufFile, architecture: Architecture) -> Result<ConfigMap> {
+pub(super) fn read(file: &Files, architecture: Architecture) -> Result<ConfigMap> {
     let reader = Reader {
         file,
         metadata: file.metadata(),
@@ -47,7 +48,7 @@ fn set(config: &mut ConfigMap, key: &str, value: impl Into<Value>) {
 }
 
 struct Reader<'a> {
-    file: &'a GgufFile,
+    file: &'a Files,
     metadata: &'a Metadata,
     architecture: Architecture,
 }
@@ -144,7 +145,7 @@ impl<'a> Reader<'a> {
             return Ok(length);
         }
         let name = format!(".{tensor}.weight");
-        let mut tensors = self.file.tensors().iter();
+        let mut tensors = self.file.tensors();
         let shape = tensors
             .find(|tensor| tensor.name().ends_with(&name))
             .map_or(&[][..], |tensor| tensor.shape());
@@ -187,10 +188,11 @@ impl<'a> Reader<'a> {
     /// The number of layers, which is no more than the file can hold.
     fn layers(&self) -> Result<u32> {
         let layers = self.count("block_count")?;
-        if usize::try_from(layers).is_ok_and(|layers| layers <= self.file.tensors().len()) {
+        let tensors = self.file.tensors().count();
+        if usize::try_from(layers).is_ok_and(|layers| layers <= tensors) {
             return Ok(layers);
         }
-        let message = format!("{layers} layers in {} tensors", self.file.tensors().len());
+        let message = format!("{layers} layers in {tensors} tensors");
         Err(Error::config(self.key("block_count"), message))
     }
 

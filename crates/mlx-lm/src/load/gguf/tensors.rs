@@ -1,6 +1,6 @@
 //! Tensors of a file under the names, shapes and formats of this crate.
 
-use mlx_core::io::gguf::{GgufFile, Repacked, ScaleFormat, Scales, TensorInfo, TensorView};
+use mlx_core::io::gguf::{Repacked, ScaleFormat, Scales, TensorInfo, TensorView};
 use mlx_core::ops::misc::astype;
 use mlx_core::ops::shape::{reshape, transpose_axes};
 use mlx_core::{Array, Dtype};
@@ -8,6 +8,8 @@ use mlx_nn::Weights;
 
 use super::super::Monitor;
 use super::architecture::Architecture;
+use super::files::Files;
+use super::packed;
 use crate::registry::ConfigMap;
 use crate::{Error, Result};
 
@@ -16,7 +18,7 @@ use crate::{Error, Result};
 /// Blocks that one of MLX's quantised formats holds exactly, scales in `dtype`
 /// included, stay quantised; the others become dense.
 pub(super) fn read(
-    file: &GgufFile,
+    file: &Files,
     architecture: Architecture,
     config: &ConfigMap,
     dtype: Dtype,
@@ -24,31 +26,76 @@ pub(super) fn read(
 ) -> Result<Weights> {
     let heads = Heads::new(architecture, config);
     let mut weights = Weights::new();
-    monitor.start(file.tensors().iter().map(TensorInfo::nbytes).sum())?;
+    monitor.start(file.tensors().map(TensorInfo::nbytes).sum())?;
     for tensor in file.views() {
-        // The configuration has taken these up.
-        if tensor.name().starts_with("rope_f") {
+        let Some(name) = key(architecture, tensor.name())? else {
             continue;
-        }
-        let name = rename(architecture, tensor.name()).ok_or_else(|| {
-            Error::weights(format!(
-                "tensor `{}` is not known in this architecture",
-                tensor.name()
-            ))
-        })?;
+        };
         let layout = Layout {
             heads: heads.of(&name),
             offset: match architecture.adds_one_to_norms() && name.ends_with("norm.weight") {
                 true => -1.0,
                 false => 0.0,
             },
-            // A matrix of one row is stored without saying so.
-            is_row: name.ends_with("shared_expert_gate.weight"),
+            is_row: is_row(&name),
         };
         insert(&mut weights, &name, &tensor, layout, dtype)?;
         monitor.advance(tensor.bytes().len())?;
     }
     Ok(weights)
+}
+
+/// Zeros of the shapes and dtypes that [`read`] would give, which are lazy and stay so.
+pub(super) fn outlines(file: &Files, architecture: Architecture, dtype: Dtype) -> Result<Weights> {
+    let mut weights = Weights::new();
+    for tensor in file.tensors() {
+        let Some(name) = key(architecture, tensor.name())? else {
+            continue;
+        };
+        let mut shape = dims(tensor.shape())?;
+        let columns = shape.last().copied().unwrap_or(0);
+        let path = name.strip_suffix(".weight").filter(|_| shape.len() > 1);
+        if let (Some(path), Some(packing)) = (path, packed(tensor.ggml_type(), dtype)) {
+            let mut insert = |part: &str, columns: u64, dtype: Dtype| {
+                if let (Some(last), Ok(columns)) = (shape.last_mut(), i32::try_from(columns)) {
+                    *last = columns;
+                }
+                let zeros = Array::zeros_dtype(&shape, dtype)?;
+                Ok::<_, Error>(weights.insert(format!("{path}.{part}"), zeros)?)
+            };
+            let columns = u64::try_from(columns).unwrap_or(0);
+            insert("weight", columns * packing.bits / 32, Dtype::Uint32)?;
+            let groups = columns / packing.group_size;
+            if packing.is_float {
+                insert("scales", groups, Dtype::Uint8)?;
+            } else {
+                insert("scales", groups, dtype)?;
+                insert("biases", groups, dtype)?;
+            }
+            continue;
+        }
+        if is_row(&name) && shape.len() == 1 {
+            shape.insert(0, 1);
+        }
+        weights.insert(name, Array::zeros_dtype(&shape, dtype)?)?;
+    }
+    Ok(weights)
+}
+
+/// The checkpoint key for a tensor, or `None` if the configuration has taken it up.
+fn key(architecture: Architecture, name: &str) -> Result<Option<String>> {
+    if name.starts_with("rope_f") {
+        return Ok(None);
+    }
+    let key = rename(architecture, name).ok_or_else(|| {
+        Error::weights(format!("tensor `{name}` is not known in this architecture"))
+    })?;
+    Ok(Some(key))
+}
+
+/// A matrix of one row is stored without saying so.
+fn is_row(name: &str) -> bool {
+    name.ends_with("shared_expert_gate.weight")
 }
 
 /// The checkpoint key for a tensor, or `None` if the architecture has no such tensor.

@@ -59,7 +59,7 @@ impl Session<'_> {
                 if self.last_question().is_none() {
                     return Err(nothing());
                 }
-                self.chat.messages_mut().pop();
+                self.replaced = self.chat.messages_mut().pop();
                 return Ok(Next::Answer);
             }
             "undo" => {

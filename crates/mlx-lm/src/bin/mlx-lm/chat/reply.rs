@@ -12,19 +12,24 @@ const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
 
 impl Session<'_> {
-    /// Answers the last message; if nothing comes of it, the message is taken back.
+    /// Answers the last message; if nothing comes of it, the message is taken back, or the answer
+    /// put back that was to be replaced.
     pub(super) fn answer(&mut self) -> Result<(), Failure> {
         let cancel = self.interrupt.begin();
         self.chat.options_mut().cancel = cancel.clone();
         let result = self.stream(&cancel);
         self.interrupt.end();
+        let replaced = self.replaced.take();
         match result {
             Ok(reply) => {
                 self.chat.push(reply);
                 Ok(())
             }
             Err(failure) => {
-                self.chat.messages_mut().pop();
+                match replaced {
+                    Some(answer) => self.chat.push(answer),
+                    None => drop(self.chat.messages_mut().pop()),
+                }
                 Err(failure)
             }
         }
