@@ -243,11 +243,7 @@ void compute(const std::vector<mx::array>& arrays, bool async) {
     work = fallible_work(arrays);
   }
   if (work.nodes.empty()) {
-    if (async) {
-        mx::async_eval(arrays);
-    } else {
-      compute_plain(arrays);
-    }
+    async ? mx::async_eval(arrays) : compute_plain(arrays);
     return;
   }
   auto stream = mx::default_stream(mx::Device(mx::Device::cpu));
